@@ -1,0 +1,27 @@
+package deps
+
+import (
+	_ "github.com/ThreeDotsLabs/watermill"
+	_ "github.com/ThreeDotsLabs/watermill-amqp/v2/pkg/amqp"
+	_ "github.com/ThreeDotsLabs/watermill-nats/v2/pkg/jetstream"
+	_ "github.com/ThreeDotsLabs/watermill-nats/v2/pkg/nats"
+	_ "github.com/ThreeDotsLabs/watermill/components/cqrs"
+	_ "github.com/ThreeDotsLabs/watermill/message"
+	_ "github.com/ThreeDotsLabs/watermill/message/router/middleware"
+	_ "github.com/ThreeDotsLabs/watermill/pubsub/gochannel"
+	_ "github.com/ThreeDotsLabs/watermill/pubsub/tests"
+	_ "github.com/go-sql-driver/mysql"
+	_ "github.com/jackc/pgx/v5"
+	_ "github.com/jackc/pgx/v5/pgxpool"
+	_ "github.com/jackc/pgx/v5/stdlib"
+	_ "github.com/nats-io/nats-server/v2/server"
+	_ "github.com/nats-io/nats.go"
+	_ "github.com/nats-io/nats.go/jetstream"
+	_ "github.com/rabbitmq/amqp091-go"
+	_ "github.com/stretchr/testify/assert"
+	_ "github.com/stretchr/testify/require"
+	_ "go.uber.org/goleak"
+	_ "modernc.org/sqlite"
+	_ "modernc.org/sqlite/lib"
+	_ "pgregory.net/rapid"
+)

@@ -1,0 +1,83 @@
+package reliable
+
+import (
+	"context"
+	"time"
+)
+
+// Inspector is the ability of a store to tell what an alarm, and a person, needs.
+type Inspector interface {
+	// Stats returns counts and ages by topic, of what is Pending and what is Failed; topics with neither are left out.
+	// Its cost grows with what is pending and failed, never with what is settled.
+	Stats(ctx context.Context) ([]TopicStats, error)
+	// Lookup returns what is stored of the IDs that exist, in no particular order; at most 1,000 IDs.
+	Lookup(ctx context.Context, ids ...ID) ([]Record, error)
+}
+
+// TopicStats is what an alarm needs to know of a topic.
+type TopicStats struct {
+	Topic         string
+	Pending       int
+	Failed        int
+	OldestPending time.Duration // age since stored, on the store's clock; 0 if none is pending
+	OldestFailed  time.Duration // age since stored; 0 if none is failed
+}
+
+// Record is an envelope as it is stored.
+type Record struct {
+	Attempt
+	Status Status
+	// DueIn is how long until the envelope may next be claimed; negative if it is overdue. Meaningful while Pending, and
+	// only if neither Waiting nor Held.
+	DueIn time.Duration
+	// Waiting is true while the envelope waits behind the head of its key.
+	Waiting bool
+	// Held is true while the envelope waits behind the hold of its topic.
+	Held bool
+	// LateAck is true if the broker's ack came after compensation had begun.
+	LateAck bool
+	// History is what went wrong, oldest first: one entry for each attempt that did not end acked, at most
+	// [MaxHistory], the newest kept.
+	History []HistoryEntry
+}
+
+// HistoryEntry is one attempt that did not end well, or one action of an operator.
+type HistoryEntry struct {
+	Fence   int64
+	Outcome Outcome
+	Charged bool
+	Reason  string
+	Ago     time.Duration // how long ago it was recorded, on the store's clock
+}
+
+// MaxHistory is how many history entries are kept for an envelope.
+const MaxHistory = 50
+
+// Purger is the ability of a store to delete what is over.
+type Purger interface {
+	// Purge deletes up to limit envelopes of a final status (another one is [ErrInvalid]) that were settled at least
+	// olderThan ago, with all that belongs to them, in one short transaction. It returns how many it deleted.
+	Purge(ctx context.Context, status Status, olderThan time.Duration, limit int) (int, error)
+}
+
+// Elector is the ability of a store to have a chore of the fleet done by one process at a time.
+type Elector interface {
+	// Elect makes worker the one that does chore for the length of lease, or extends its term; it returns false while
+	// another worker holds the term. lease 0 resigns.
+	Elect(ctx context.Context, chore, worker string, lease time.Duration) (bool, error)
+}
+
+// Waker is the ability of a store to tell relays that something was stored, sooner than they would have looked. Wake-ups
+// are coalesced and may be lost; nothing depends on them but latency.
+type Waker interface {
+	// Wake tells all relays on this store; called after commit.
+	Wake(ctx context.Context) error
+	// AwaitWake returns nil once told, or ctx's error. It may return nil for no reason.
+	AwaitWake(ctx context.Context) error
+}
+
+// Checker is the ability of a store to say whether it can be used.
+type Checker interface {
+	// Check returns an error that is [ErrSchema] if tables are missing, too old or too new, and says what to run.
+	Check(ctx context.Context) error
+}
