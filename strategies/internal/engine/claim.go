@@ -1,0 +1,127 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/waybillmq/waybill/reliable"
+)
+
+const (
+	// minClaimPause keeps a storm of wake-ups from becoming a storm of claims.
+	minClaimPause = 5 * time.Millisecond
+	// maxClaimPause is the longest pause after claims that failed.
+	maxClaimPause = 5 * time.Second
+)
+
+// claimLoop takes what is due for as long as there is room for it: at once while there is more, on a wake-up, and after
+// each poll interval.
+func (e *Engine) claimLoop(ctx context.Context) {
+	retry := Backoff{Base: e.cfg.PollInterval, Max: max(maxClaimPause, e.cfg.PollInterval)}
+	for failures := 0; ctx.Err() == nil; {
+		more, err := e.claim(ctx)
+		wait := e.cfg.PollInterval
+		switch {
+		case err != nil && ctx.Err() == nil:
+			failures++
+			wait = retry.Delay(failures)
+			e.cfg.Logger.WarnContext(ctx, "claiming failed, will be tried again", "error", err)
+		case more && !e.unreachable.Load():
+			failures = 0
+			continue
+		default:
+			failures = 0
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-e.claimKick:
+			pause(ctx, minClaimPause)
+		case <-ctx.Done():
+		}
+		timer.Stop()
+	}
+}
+
+// claim takes one batch of what is due and reports whether there may be more.
+func (e *Engine) claim(ctx context.Context) (more bool, err error) {
+	limit := e.cfg.ClaimBatch
+	if e.unreachable.Load() {
+		limit = 1 // enough to find out when the broker is back
+	}
+	n, size := e.window.room(ctx, limit)
+	if n == 0 {
+		return false, nil
+	}
+	leasedAt := time.Now()
+	timed, cancel := context.WithTimeout(ctx, e.cfg.StoreTimeout)
+	defer cancel()
+	attempts, err := e.cfg.Store.Claim(timed, reliable.ClaimRequest{Worker: e.cfg.Worker, Max: n, MaxBytes: size, Lease: e.cfg.Lease})
+	if err != nil {
+		e.window.unreserve(n, size)
+		return false, err
+	}
+	e.settler.claimed(len(attempts))
+	e.admit(attempts, leasedAt, false, n, size)
+	// A claim is short when its bytes were used up, too.
+	return len(attempts) == n || totalSize(attempts) > size/2, nil
+}
+
+func totalSize(attempts []reliable.Attempt) (size int) {
+	for i := range attempts {
+		size += attempts[i].Size()
+	}
+	return size
+}
+
+// wakeLoop turns the store's wake-ups into claims.
+func (e *Engine) wakeLoop(ctx context.Context) {
+	waker, ok := reliable.Ability[reliable.Waker](e.cfg.Store)
+	if !ok {
+		return
+	}
+	retry := Backoff{Base: time.Second, Max: time.Minute}
+	for failures := 0; ctx.Err() == nil; {
+		err := waker.AwaitWake(ctx)
+		if err == nil {
+			failures = 0
+			e.Kick()
+			continue
+		}
+		failures++
+		if errors.Is(err, errors.ErrUnsupported) {
+			return
+		}
+		if ctx.Err() == nil {
+			e.cfg.Logger.DebugContext(ctx, "waiting for wake-ups failed; polling goes on", "error", err)
+		}
+		pause(ctx, retry.Delay(failures))
+	}
+}
+
+// pass claims what is due until a claim comes back short, and does each chore once.
+func (e *Engine) pass(ctx context.Context) error {
+	var errs []error
+	for {
+		more, err := e.claim(ctx)
+		if err != nil {
+			errs = append(errs, err)
+		}
+		if !more || err != nil {
+			break
+		}
+	}
+	if err := e.holds.pass(ctx); err != nil {
+		errs = append(errs, err)
+	}
+	for _, chore := range e.cfg.Chores {
+		if err := chore.Run(ctx); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if ctx.Err() != nil {
+		errs = append(errs, ctx.Err())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,52 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/waybillmq/waybill/reliable"
+)
+
+// drain finishes what is in flight: nothing new comes in, what was not handed over is given back, what was is waited for,
+// and every outcome is recorded. After a single pass what is queued is still sent.
+func (e *Engine) drain(stopDispatch context.CancelFunc, dispatchers *sync.WaitGroup, sendQueued bool) error {
+	e.window.close()
+	deadline := time.NewTimer(e.cfg.DrainTimeout)
+	defer deadline.Stop()
+
+	if sendQueued {
+		e.awaitWindow(deadline.C, func(queued, handed, held, reserved int) bool {
+			return held == 0 && reserved == 0 || e.unreachable.Load()
+		})
+	} else {
+		// Senders that have leased, or are leasing, hand over what they have: it is given back below.
+		e.awaitWindow(deadline.C, func(_, _, _, reserved int) bool { return reserved == 0 })
+	}
+	stopDispatch()
+	dispatchers.Wait()
+	e.giveBackQueued(0, 0)
+	e.giveBackAlone()
+	if e.awaitWindow(deadline.C, func(_, _, held, reserved int) bool { return held == 0 && reserved == 0 }) {
+		return nil
+	}
+	_, handed, held, _ := e.window.counts()
+	return fmt.Errorf("%w: %d attempts were unconfirmed and %d outcomes unrecorded after %v; their leases run out and they are taken up again",
+		reliable.ErrDrain, handed, held-handed, e.cfg.DrainTimeout)
+}
+
+// awaitWindow waits until done says so, and reports whether it did before the deadline.
+func (e *Engine) awaitWindow(deadline <-chan time.Time, done func(queued, handed, held, reserved int) bool) bool {
+	for {
+		changed := e.window.changed()
+		if done(e.window.counts()) {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-deadline:
+			return false
+		}
+	}
+}

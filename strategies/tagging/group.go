@@ -1,0 +1,207 @@
+package tagging
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/waybillmq/waybill/reliable"
+)
+
+// Publish stores messages, without a business transaction, and returns when they are stored; the relay of this process,
+// if it runs, sends them at once from memory. The calls of concurrent callers share statements. While this process holds
+// as much as its memory limits allow, Publish waits, not past ctx.
+//
+// An error means that nothing was stored, with one exception: an error that is [reliable.ErrUnknown] (the answer was cut
+// off, or ctx ended while the statement was under way). Repeating with the same IDs is safe: an ID that is stored already
+// with the same topic and payload is stored once.
+func (s *Sender) Publish(ctx context.Context, envs ...reliable.Envelope) (*Receipt, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, reliable.NotStored("tagging", err)
+	}
+	prepared, err := s.prepare(ctx, envs)
+	if err != nil {
+		return nil, err
+	}
+	call := &groupCall{envs: prepared, size: totalSize(prepared), done: make(chan struct{}), receipt: s.receipts.open(prepared)}
+	if len(prepared) == 0 {
+		return call.receipt, nil
+	}
+	if s.relay != nil {
+		call.reserved = s.relay.Reserve(ctx, len(prepared), call.size)
+		if err := ctx.Err(); err != nil {
+			s.abandon(call)
+			return nil, reliable.NotStored("tagging: waiting for room", err)
+		}
+	}
+	s.group.add(call)
+	select {
+	case <-call.done:
+	case <-ctx.Done():
+		if s.group.withdraw(call) {
+			s.abandon(call)
+			return nil, reliable.NotStored("tagging", ctx.Err())
+		}
+		// Under way: what comes of it is not known in time.
+		go func() {
+			<-call.done
+			call.receipt.close()
+		}()
+		return nil, fmt.Errorf("tagging: store: %w: %w; repeat with the same message IDs", reliable.ErrUnknown, ctx.Err())
+	}
+	if call.err != nil {
+		call.receipt.close()
+		return nil, call.err
+	}
+	return call.receipt, nil
+}
+
+func (s *Sender) abandon(call *groupCall) {
+	call.receipt.close()
+	if call.reserved {
+		s.relay.Unreserve(len(call.envs), call.size)
+	}
+}
+
+// groupCall is one call of Publish on its way into a shared statement.
+type groupCall struct {
+	envs     []reliable.Envelope
+	size     int
+	reserved bool
+	receipt  *Receipt
+	err      error
+	done     chan struct{}
+}
+
+// group makes statements of what concurrent callers bring: while some are under way, the rest gathers for the next. Its
+// goroutines live only as long as there is something to store.
+type group struct {
+	s *Sender
+
+	mu      sync.Mutex
+	waiting []*groupCall
+	writers int
+}
+
+func newGroup(s *Sender) *group { return &group{s: s} }
+
+func (g *group) add(call *groupCall) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.waiting = append(g.waiting, call)
+	if g.writers < g.s.cfg.groupWriters {
+		g.writers++
+		go g.write()
+	}
+}
+
+// withdraw takes a call back that is not in a statement yet.
+func (g *group) withdraw(call *groupCall) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for i, waiting := range g.waiting {
+		if waiting == call {
+			g.waiting = append(g.waiting[:i], g.waiting[i+1:]...)
+			return true
+		}
+	}
+	return false
+}
+
+// write stores what waits until nothing does.
+func (g *group) write() {
+	for {
+		calls := g.next()
+		if len(calls) == 0 {
+			return
+		}
+		g.store(calls)
+	}
+}
+
+// next takes as many calls as one statement may hold. Calls with and without places in memory go into one statement only
+// if all of them have, or none has.
+func (g *group) next() []*groupCall {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n, rows, size := 0, 0, 0
+	for _, call := range g.waiting {
+		if n > 0 && (rows+len(call.envs) > g.s.cfg.groupRows || size+call.size > g.s.cfg.groupBytes || call.reserved != g.waiting[0].reserved) {
+			break
+		}
+		n, rows, size = n+1, rows+len(call.envs), size+call.size
+	}
+	if n == 0 {
+		g.writers--
+		return nil
+	}
+	calls := append([]*groupCall(nil), g.waiting[:n]...)
+	rest := copy(g.waiting, g.waiting[n:])
+	clear(g.waiting[rest:])
+	g.waiting = g.waiting[:rest]
+	return calls
+}
+
+// store writes calls in one statement. If that is refused because of what one of them holds, each is stored on its own.
+func (g *group) store(calls []*groupCall) {
+	err := g.enqueue(calls)
+	if len(calls) > 1 && err != nil && (errors.Is(err, reliable.ErrConflict) || errors.Is(err, reliable.ErrInvalid)) {
+		for _, call := range calls {
+			g.finish([]*groupCall{call}, g.enqueue([]*groupCall{call}))
+		}
+		return
+	}
+	g.finish(calls, err)
+}
+
+func (g *group) enqueue(calls []*groupCall) error {
+	rows, size := 0, 0
+	for _, call := range calls {
+		rows, size = rows+len(call.envs), size+call.size
+	}
+	envs := make([]reliable.Envelope, 0, rows)
+	for _, call := range calls {
+		envs = append(envs, call.envs...)
+	}
+	req := reliable.EnqueueRequest{Worker: g.s.cfg.worker}
+	if calls[0].reserved {
+		req.Lease = g.s.cfg.lease
+	}
+	// No single caller's context: the statement belongs to all of them.
+	ctx, cancel := context.WithTimeout(context.Background(), g.s.cfg.storeTimeout)
+	defer cancel()
+	leasedAt := time.Now()
+	stored, err := g.s.store.Enqueue(ctx, req, envs...)
+	if err != nil {
+		return notStored(err)
+	}
+	for i := range stored {
+		if stored[i].Status.Final() || stored[i].Status == reliable.Failed {
+			g.s.receipts.resolve(stored[i].ID, stored[i].Status) // an ID that was stored, and settled, before
+		}
+	}
+	attempts, all := leased(stored)
+	if calls[0].reserved {
+		g.s.relay.Submit(attempts, leasedAt, rows, size)
+		for _, call := range calls {
+			call.reserved = false
+		}
+	}
+	if !all {
+		g.s.wakeQuietly(ctx)
+	}
+	return nil
+}
+
+func (g *group) finish(calls []*groupCall, err error) {
+	for _, call := range calls {
+		if call.reserved {
+			g.s.relay.Unreserve(len(call.envs), call.size)
+			call.reserved = false
+		}
+		call.err = err
+		close(call.done)
+	}
+}
