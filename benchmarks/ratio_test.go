@@ -1,0 +1,71 @@
+//go:build services
+
+package benchmarks
+
+import (
+	"flag"
+	"fmt"
+	"math"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+)
+
+// pairs is how many interleaved pairs a ratio is the median of.
+var pairs = flag.Int("pairs", 5, "interleaved pairs per ratio")
+
+// ratios collects the lines that are printed after all benchmarks.
+var ratios struct {
+	sync.Mutex
+	lines []string
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	for _, line := range ratios.lines {
+		fmt.Println(line)
+	}
+	os.Exit(code)
+}
+
+// compare measures both sides in interleaved pairs and reports the median of the pairs' ratios. Each side returns a rate
+// (per second), or a cost if lower is better on both sides alike; it fails b by itself.
+func compare(b *testing.B, name, what, yardstick string, bar func(b *testing.B) float64, ours func(b *testing.B) float64) {
+	b.Helper()
+	for b.Loop() {
+		var bars, rates, quotients []float64
+		for i := range *pairs {
+			var bar1, our1 float64
+			if i%2 == 0 { // neither side always has the warmer machine
+				bar1 = bar(b)
+				our1 = ours(b)
+			} else {
+				our1 = ours(b)
+				bar1 = bar(b)
+			}
+			bars, rates, quotients = append(bars, bar1), append(rates, our1), append(quotients, our1/bar1)
+		}
+		b.ReportMetric(median(rates), "msg/s")
+		b.ReportMetric(median(bars), "yardstick-msg/s")
+		b.ReportMetric(median(quotients), "ratio")
+		line := fmt.Sprintf("ratio %s %.2f (%s / %s) %.0f / %.0f, pairs from %.2f to %.2f", name, median(quotients), what, yardstick,
+			median(rates), median(bars), slices.Min(quotients), slices.Max(quotients))
+		ratios.Lock()
+		ratios.lines = append(ratios.lines, line)
+		ratios.Unlock()
+	}
+}
+
+func median(values []float64) float64 {
+	return percentile(values, 0.5)
+}
+
+// percentile returns the value below which the share q of the values lies.
+func percentile(values []float64, q float64) float64 {
+	if len(values) == 0 {
+		return math.NaN()
+	}
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[min(len(sorted)-1, int(q*float64(len(sorted))))]
+}
