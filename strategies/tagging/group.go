@@ -45,21 +45,16 @@ func (s *Sender) Publish(ctx context.Context, envs ...reliable.Envelope) (*Recei
 			return nil, reliable.NotStored("tagging", ctx.Err())
 		}
 		// Under way: what comes of it is not known in time.
-		go func() {
-			<-call.done
-			call.receipt.close()
-		}()
 		return nil, fmt.Errorf("tagging: store: %w: %w; repeat with the same message IDs", reliable.ErrUnknown, ctx.Err())
 	}
 	if call.err != nil {
-		call.receipt.close()
 		return nil, call.err
 	}
 	return call.receipt, nil
 }
 
+// abandon gives back the places of a call that is not stored.
 func (s *Sender) abandon(call *groupCall) {
-	call.receipt.close()
 	if call.reserved {
 		s.relay.Unreserve(len(call.envs), call.size)
 	}
@@ -177,9 +172,11 @@ func (g *group) enqueue(calls []*groupCall) error {
 	if err != nil {
 		return notStored(err)
 	}
-	for i := range stored {
-		if stored[i].Status.Final() || stored[i].Status == reliable.Failed {
-			g.s.receipts.resolve(stored[i].ID, stored[i].Status) // an ID that was stored, and settled, before
+	row := 0
+	for _, call := range calls {
+		for i := range call.envs {
+			call.receipt.stored(i, &stored[row])
+			row++
 		}
 	}
 	attempts, all := leased(stored)

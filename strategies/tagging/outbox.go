@@ -136,6 +136,8 @@ func (o *Outbox) settled(a *reliable.Attempt, s *reliable.Settlement, result rel
 	switch {
 	case recorded && s.To == reliable.Confirmed:
 		o.receipts.resolve(s.ID, reliable.Confirmed)
+	case s.To == reliable.Pending:
+		o.receipts.forget(s.ID) // any relay of the fleet may take the next attempt
 	case result == reliable.Applied && s.To == reliable.Failed:
 		o.receipts.resolve(s.ID, reliable.Failed)
 		o.chores.kickCompensation()

@@ -14,9 +14,8 @@ const receiptPoll = time.Second
 // Receipt stands for messages that were stored; a caller may wait on it for their outcome, or drop it. It is safe for
 // concurrent use.
 type Receipt struct {
-	ids      []reliable.ID
 	receipts *receipts
-	places   []place // one for each distinct ID
+	places   []place // in the order of publishing
 	one      [1]place
 
 	mu   sync.Mutex
@@ -28,13 +27,20 @@ type Receipt struct {
 type place struct {
 	receipt *Receipt
 	id      reliable.ID
-	settled bool
+	settled bool // with status: guarded by the receipt's mutex
 	status  reliable.Status
+	listed  bool // with next: guarded by the mutex of receipts
 	next    *place
 }
 
 // IDs returns the messages' IDs, in the order in which they were published.
-func (r *Receipt) IDs() []reliable.ID { return append([]reliable.ID(nil), r.ids...) }
+func (r *Receipt) IDs() []reliable.ID {
+	ids := make([]reliable.ID, len(r.places))
+	for i := range r.places {
+		ids[i] = r.places[i].id
+	}
+	return ids
+}
 
 // Wait waits until each message is confirmed, failed, compensated or discarded, and returns their statuses in the order of
 // [Receipt.IDs]. The outcome is recorded in the store when Wait returns it. If ctx ends first it returns ctx's error and
@@ -43,6 +49,15 @@ func (r *Receipt) IDs() []reliable.ID { return append([]reliable.ID(nil), r.ids.
 // Outcomes that this process records are seen at once, those of other processes within a second, if the store is a
 // [reliable.Inspector].
 func (r *Receipt) Wait(ctx context.Context) ([]reliable.Status, error) {
+	select {
+	case <-r.done:
+		return r.result(), nil
+	default:
+	}
+	if r.receipts.list(r) {
+		defer r.receipts.unlist(r)
+		r.lookUp(ctx) // they may have been settled before anybody listened
+	}
 	ticker := time.NewTicker(receiptPoll)
 	defer ticker.Stop()
 	for {
@@ -60,13 +75,9 @@ func (r *Receipt) Wait(ctx context.Context) ([]reliable.Status, error) {
 func (r *Receipt) result() []reliable.Status {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	known := make(map[reliable.ID]reliable.Status, len(r.places))
+	statuses := make([]reliable.Status, len(r.places))
 	for i := range r.places {
-		known[r.places[i].id] = r.places[i].status
-	}
-	statuses := make([]reliable.Status, len(r.ids))
-	for i, id := range r.ids {
-		statuses[i] = known[id]
+		statuses[i] = r.places[i].status
 	}
 	return statuses
 }
@@ -89,15 +100,20 @@ func (r *Receipt) lookUp(ctx context.Context) {
 		return
 	}
 	for i := range records {
-		if records[i].Status == reliable.Pending {
-			continue
+		if records[i].Status != reliable.Pending {
+			r.receipts.resolve(records[i].ID, records[i].Status)
 		}
-		r.receipts.resolve(records[i].ID, records[i].Status)
-		for j := range r.places { // those beyond maxReceipts are in no list
-			if r.places[j].id == records[i].ID {
-				r.places[j].settle(records[i].Status)
-			}
-		}
+	}
+}
+
+// stored notes what came of storing the i-th message. One that was leased to this process is listed at once, because its
+// outcome is recorded here; the others only while somebody waits.
+func (r *Receipt) stored(i int, s *reliable.Stored) {
+	switch {
+	case s.Status != reliable.Pending:
+		r.places[i].settle(s.Status) // an ID that was stored, and settled, before
+	case s.Leased:
+		r.receipts.listLeased(&r.places[i])
 	}
 }
 
@@ -114,16 +130,8 @@ func (p *place) settle(status reliable.Status) {
 	}
 }
 
-// close takes a receipt out of the books that nobody will wait for.
-func (r *Receipt) close() { r.receipts.drop(r) }
-
-const (
-	// maxReceipts bounds how many messages are remembered for their receipts. Beyond it a receipt still works: it learns
-	// the outcome by asking the store.
-	maxReceipts = 100_000
-	// lookUpBatch is what an Inspector is asked for at once.
-	lookUpBatch = 1000
-)
+// lookUpBatch is what an Inspector is asked for at once.
+const lookUpBatch = 1000
 
 // receipts knows which messages somebody may be waiting for.
 type receipts struct {
@@ -139,62 +147,91 @@ func newReceipts(store reliable.Store) *receipts {
 }
 
 func (rs *receipts) open(envs []reliable.Envelope) *Receipt {
-	r := &Receipt{ids: idsOf(envs), receipts: rs, done: make(chan struct{})}
-	r.places = r.one[:0]
-	distinct := make(map[reliable.ID]bool)
-	for _, id := range r.ids {
-		if len(r.ids) > 1 {
-			if distinct[id] {
-				continue
-			}
-			distinct[id] = true
-		}
-		r.places = append(r.places, place{receipt: r, id: id})
+	r := &Receipt{receipts: rs, left: len(envs), done: make(chan struct{})}
+	if r.places = r.one[:]; len(envs) != 1 {
+		r.places = make([]place, len(envs))
 	}
-	if r.left = len(r.places); r.left == 0 {
+	for i := range envs {
+		r.places[i] = place{receipt: r, id: envs[i].ID}
+	}
+	if len(envs) == 0 {
 		close(r.done)
-	}
-	rs.mu.Lock()
-	defer rs.mu.Unlock()
-	for i := range r.places {
-		if len(rs.byID) >= maxReceipts {
-			break
-		}
-		p := &r.places[i]
-		p.next = rs.byID[p.id]
-		rs.byID[p.id] = p
 	}
 	return r
 }
 
-func (rs *receipts) drop(r *Receipt) {
+func (rs *receipts) listLeased(p *place) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	rs.listLocked(p)
+}
+
+func (rs *receipts) listLocked(p *place) {
+	if !p.listed {
+		p.listed, p.next = true, rs.byID[p.id]
+		rs.byID[p.id] = p
+	}
+}
+
+// list lists all messages of a receipt and reports whether some were not.
+func (rs *receipts) list(r *Receipt) (added bool) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	for i := range r.places {
-		id := r.places[i].id
-		var kept *place
-		for p := rs.byID[id]; p != nil; {
-			next := p.next
-			if p.receipt != r {
-				p.next, kept = kept, p
-			}
-			p = next
-		}
-		if kept == nil {
-			delete(rs.byID, id)
-		} else {
-			rs.byID[id] = kept
+		added = added || !r.places[i].listed
+		rs.listLocked(&r.places[i])
+	}
+	return added
+}
+
+// unlist takes a receipt out of the lists for which nobody waits any more.
+func (rs *receipts) unlist(r *Receipt) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	for i := range r.places {
+		if p := &r.places[i]; p.listed {
+			rs.removeLocked(p)
 		}
 	}
 }
 
+func (rs *receipts) removeLocked(p *place) {
+	var kept *place
+	for other := rs.byID[p.id]; other != nil; {
+		next := other.next
+		if other != p {
+			other.next, kept = kept, other
+		}
+		other = next
+	}
+	p.listed, p.next = false, nil
+	if kept == nil {
+		delete(rs.byID, p.id)
+	} else {
+		rs.byID[p.id] = kept
+	}
+}
+
+// forget takes a message out of the lists whose outcome another process may record: who waits for it asks the store.
+func (rs *receipts) forget(id reliable.ID) { rs.takeAll(id) }
+
 // resolve tells all who wait for a message what became of it.
 func (rs *receipts) resolve(id reliable.ID, status reliable.Status) {
-	rs.mu.Lock()
-	waiting := rs.byID[id]
-	delete(rs.byID, id)
-	rs.mu.Unlock()
-	for p := waiting; p != nil; p = p.next {
+	for _, p := range rs.takeAll(id) {
 		p.settle(status)
 	}
+}
+
+// takeAll empties the list of an ID.
+func (rs *receipts) takeAll(id reliable.ID) (places []*place) {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	for p := rs.byID[id]; p != nil; {
+		places = append(places, p)
+		next := p.next
+		p.listed, p.next = false, nil
+		p = next
+	}
+	delete(rs.byID, id)
+	return places
 }

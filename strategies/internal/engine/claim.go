@@ -100,28 +100,26 @@ func (e *Engine) wakeLoop(ctx context.Context) {
 	}
 }
 
-// pass claims what is due until a claim comes back short, and does each chore once.
+// pass claims what is due until nothing is, with what becomes due because the head of its key was confirmed, and does each
+// chore once.
 func (e *Engine) pass(ctx context.Context) error {
-	var errs []error
+	errs := []error{e.holds.pass(ctx)}
 	for {
 		more, err := e.claim(ctx)
 		if err != nil {
 			errs = append(errs, err)
+			break
 		}
-		if !more || err != nil {
+		if more {
+			continue
+		}
+		e.awaitWindow(ctx, func(_, _, held, _ int) bool { return held == 0 || e.unreachable.Load() })
+		if !e.settler.releasedKeys() || e.unreachable.Load() || ctx.Err() != nil {
 			break
 		}
 	}
-	if err := e.holds.pass(ctx); err != nil {
-		errs = append(errs, err)
-	}
 	for _, chore := range e.cfg.Chores {
-		if err := chore.Run(ctx); err != nil {
-			errs = append(errs, err)
-		}
+		errs = append(errs, chore.Run(ctx))
 	}
-	if ctx.Err() != nil {
-		errs = append(errs, ctx.Err())
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, ctx.Err())...)
 }

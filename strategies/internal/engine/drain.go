@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/waybillmq/waybill/reliable"
 )
@@ -13,22 +12,20 @@ import (
 // and every outcome is recorded. After a single pass what is queued is still sent.
 func (e *Engine) drain(stopDispatch context.CancelFunc, dispatchers *sync.WaitGroup, sendQueued bool) error {
 	e.window.close()
-	deadline := time.NewTimer(e.cfg.DrainTimeout)
-	defer deadline.Stop()
+	ctx, cancel := context.WithTimeout(context.Background(), e.cfg.DrainTimeout)
+	defer cancel()
 
 	if sendQueued {
-		e.awaitWindow(deadline.C, func(queued, handed, held, reserved int) bool {
-			return held == 0 && reserved == 0 || e.unreachable.Load()
-		})
+		e.awaitWindow(ctx, func(_, _, held, reserved int) bool { return held == 0 && reserved == 0 || e.unreachable.Load() })
 	} else {
 		// Senders that have leased, or are leasing, hand over what they have: it is given back below.
-		e.awaitWindow(deadline.C, func(_, _, _, reserved int) bool { return reserved == 0 })
+		e.awaitWindow(ctx, func(_, _, _, reserved int) bool { return reserved == 0 })
 	}
 	stopDispatch()
 	dispatchers.Wait()
 	e.giveBackQueued(0, 0)
 	e.giveBackAlone()
-	if e.awaitWindow(deadline.C, func(_, _, held, reserved int) bool { return held == 0 && reserved == 0 }) {
+	if e.awaitWindow(ctx, func(_, _, held, reserved int) bool { return held == 0 && reserved == 0 }) {
 		return nil
 	}
 	_, handed, held, _ := e.window.counts()
@@ -36,8 +33,8 @@ func (e *Engine) drain(stopDispatch context.CancelFunc, dispatchers *sync.WaitGr
 		reliable.ErrDrain, handed, held-handed, e.cfg.DrainTimeout)
 }
 
-// awaitWindow waits until done says so, and reports whether it did before the deadline.
-func (e *Engine) awaitWindow(deadline <-chan time.Time, done func(queued, handed, held, reserved int) bool) bool {
+// awaitWindow waits until done says so, and reports whether it did before ctx ended.
+func (e *Engine) awaitWindow(ctx context.Context, done func(queued, handed, held, reserved int) bool) bool {
 	for {
 		changed := e.window.changed()
 		if done(e.window.counts()) {
@@ -45,7 +42,7 @@ func (e *Engine) awaitWindow(deadline <-chan time.Time, done func(queued, handed
 		}
 		select {
 		case <-changed:
-		case <-deadline:
+		case <-ctx.Done():
 			return false
 		}
 	}

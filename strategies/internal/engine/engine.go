@@ -95,7 +95,9 @@ func New(cfg Config) *Engine {
 	}
 	e.alone.ready = make(chan struct{}, 1)
 	e.settler = newSettler(e)
-	e.holder, _ = reliable.Ability[reliable.Holder](cfg.Store)
+	if !cfg.Policy.Classic { // which makes no difference between a message and its destination
+		e.holder, _ = reliable.Ability[reliable.Holder](cfg.Store)
+	}
 	e.holds = newHolds(e)
 	return e
 }

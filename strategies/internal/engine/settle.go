@@ -30,6 +30,7 @@ type settler struct {
 	mu     sync.Mutex
 	queue  []settling
 	counts Report
+	keys   bool // a message with a key was settled: what waited behind it may be due
 
 	arrived chan struct{}
 	hurry   chan struct{} // do not wait for fuller batches
@@ -42,7 +43,7 @@ func newSettler(e *Engine) *settler {
 func (s *settler) reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.queue, s.counts = nil, Report{}
+	s.queue, s.counts, s.keys = nil, Report{}, false
 }
 
 func (s *settler) add(en *entry, settlement reliable.Settlement) {
@@ -73,6 +74,15 @@ func (s *settler) claimed(n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.counts.Claimed += n
+}
+
+// releasedKeys reports whether followers may have become due since it was last asked.
+func (s *settler) releasedKeys() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	released := s.keys
+	s.keys = false
+	return released
 }
 
 // next takes up to a batch off the queue.
@@ -217,9 +227,10 @@ func (s *settler) record(ctx context.Context, batch []settling) error {
 	s.mu.Lock()
 	for i := range batch {
 		entries[i] = batch[i].entry
-		keyed = keyed || batch[i].settlement.Key != ""
+		keyed = keyed || batch[i].settlement.Key != "" && batch[i].settlement.To != reliable.Pending
 		s.counts.count(&batch[i].settlement)
 	}
+	s.keys = s.keys || keyed
 	s.mu.Unlock()
 	s.e.window.free(entries)
 	if keyed {

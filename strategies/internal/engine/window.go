@@ -24,7 +24,8 @@ type window struct {
 	maxHanded, capacity, capacityBytes int
 
 	mu       sync.Mutex
-	opened   bool // attempts may come in
+	opened   bool // places may be reserved
+	gone     bool // nobody relays: what comes in is left to its lease
 	entries  map[reliable.ID]*entry
 	queue    fifo
 	reserved int // places promised to attempts that are being leased
@@ -47,7 +48,7 @@ func newWindow(maxHanded, capacity, capacityBytes int) *window {
 func (w *window) open() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.opened = true
+	w.opened, w.gone = true, false
 }
 
 // close lets nothing new in; what has a reservation may still come.
@@ -62,9 +63,13 @@ func (w *window) close() {
 func (w *window) clear() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.gone = true
+	for _, en := range w.entries {
+		w.bytes -= en.size
+	}
 	w.entries = make(map[reliable.ID]*entry)
 	w.queue = fifo{}
-	w.handed, w.bytes, w.reserved = 0, 0, 0
+	w.handed = 0
 }
 
 // poke makes all who wait for room look again.
@@ -79,7 +84,11 @@ func (w *window) wakeLocked() {
 	w.freed = make(chan struct{})
 }
 
-// tryReserve reserves n places of size bytes together. An attempt larger than all of the room gets in alone.
+// senders is the share of the window that senders may take; the rest is left to claims, so that a steady load of new
+// messages cannot keep the old ones from being sent.
+func senders(all int) int { return max(1, all-all/4) }
+
+// tryReserve reserves n places of size bytes together. What is larger than all of the room gets in alone.
 func (w *window) tryReserve(n, size int) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -91,7 +100,7 @@ func (w *window) tryReserveLocked(n, size int) bool {
 		return false
 	}
 	held := len(w.entries) + w.reserved
-	if held > 0 && (held+n > w.capacity || w.bytes+size > w.capacityBytes) {
+	if held > 0 && (held+n > senders(w.capacity) || w.bytes+size > senders(w.capacityBytes)) {
 		return false
 	}
 	w.reserved += n
@@ -160,6 +169,9 @@ func (w *window) admit(attempts []reliable.Attempt, leasedAt time.Time, lease ti
 	defer w.mu.Unlock()
 	w.reserved -= reservedN
 	w.bytes -= reservedBytes
+	if w.gone {
+		return nil
+	}
 	for i := range attempts {
 		if _, twice := w.entries[attempts[i].ID]; twice {
 			again = append(again, attempts[i])
