@@ -68,12 +68,36 @@ func New(opts ...Option) *Broker {
 	return b
 }
 
-// Connect opens one more connection, with a window and confirms of its own.
-func (b *Broker) Connect() *Conn {
+// ConnOption makes a connection differ from what the broker's options say.
+type ConnOption func(*Conn)
+
+// ConnWindow is [WithWindow] for one connection; 0 leaves the broker's.
+func ConnWindow(attempts int) ConnOption {
+	return func(c *Conn) {
+		if attempts > 0 {
+			c.window = attempts
+		}
+	}
+}
+
+// ConnConfirmTimeout is [WithConfirmTimeout] for one connection; 0 leaves the broker's.
+func ConnConfirmTimeout(timeout time.Duration) ConnOption {
+	return func(c *Conn) {
+		if timeout > 0 {
+			c.confirmTimeout = timeout
+		}
+	}
+}
+
+// Connect opens one more connection, with a window and confirms of its own. On a closed broker it is closed.
+func (b *Broker) Connect(opts ...ConnOption) *Conn {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.opened++
-	c := &Conn{b: b, number: b.opened, closed: b.closed}
+	c := &Conn{b: b, number: b.opened, window: b.window, confirmTimeout: b.confirmTimeout, closed: b.closed}
+	for _, opt := range opts {
+		opt(c)
+	}
 	if !c.closed {
 		b.conns = append(b.conns, c)
 	}

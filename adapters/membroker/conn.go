@@ -12,8 +12,10 @@ import (
 
 // Conn is one publishing connection, which reconnects by itself. It is safe for concurrent use, with one reader.
 type Conn struct {
-	b      *Broker
-	number int
+	b              *Broker
+	number         int
+	window         int
+	confirmTimeout time.Duration
 
 	// Guarded by b.mu.
 	taken    int                // window slots: handed over, or about to be, and the confirm not received
@@ -36,7 +38,7 @@ var (
 func (c *Conn) Number() int { return c.number }
 
 // MaxConfirmWait is the confirm timeout.
-func (c *Conn) MaxConfirmWait() time.Duration { return c.b.confirmTimeout }
+func (c *Conn) MaxConfirmWait() time.Duration { return c.confirmTimeout }
 
 // Limits are those of [WithLimits].
 func (c *Conn) Limits() reliable.Limits { return c.b.limits }
@@ -80,7 +82,7 @@ func (c *Conn) reserve(ctx context.Context, want int) (int, error) {
 			c.b.mu.Unlock()
 			return 0, fmt.Errorf("membroker: publish: %w", ErrDown)
 		}
-		if room := min(c.b.window-c.taken, want); room > 0 && !down {
+		if room := min(c.window-c.taken, want); room > 0 && !down {
 			c.taken += room
 			c.b.mu.Unlock()
 			return room, nil
@@ -94,7 +96,7 @@ func (c *Conn) reserve(ctx context.Context, want int) (int, error) {
 			if down {
 				return 0, fmt.Errorf("membroker: publish: %w: %w", ErrDown, ctx.Err())
 			}
-			return 0, fmt.Errorf("membroker: publish: window of %d is full: %w", c.b.window, ctx.Err())
+			return 0, fmt.Errorf("membroker: publish: window of %d is full: %w", c.window, ctx.Err())
 		}
 	}
 }
@@ -186,7 +188,7 @@ func (c *Conn) accept(now time.Time, a *reliable.Attempt, v Verdict) {
 	c.flights.push(f)
 	if b.blocked {
 		b.stalled = append(b.stalled, f)
-		b.schedule.put(f, now.Add(b.confirmTimeout), noAnswer)
+		b.schedule.put(f, now.Add(c.confirmTimeout), noAnswer)
 		c.readable.open() // whoever reads has a new time to look again
 		return
 	}
@@ -238,7 +240,7 @@ func (c *Conn) take(limit int) []reliable.Confirm {
 	}
 	if c.read == len(c.ready) {
 		c.ready, c.read = c.ready[:0], 0
-	} else if c.read >= c.b.window {
+	} else if c.read >= c.window {
 		c.ready, c.read = append(c.ready[:0], c.ready[c.read:]...), 0
 	}
 	c.release(n)

@@ -41,7 +41,7 @@ func (b *Broker) process(now time.Time, f *flight) {
 	if !f.verdict.StoreLate {
 		b.store(now, &f.attempt, f.fate.copies, f.record)
 	}
-	due, deadline := now.Add(f.verdict.Delay), f.handedOver.Add(b.confirmTimeout)
+	due, deadline := now.Add(f.verdict.Delay), f.handedOver.Add(f.conn.confirmTimeout)
 	if due.After(deadline) {
 		b.schedule.put(f, deadline, noAnswer)
 	} else {
@@ -64,7 +64,7 @@ func (b *Broker) advance() time.Time {
 		f := b.schedule.flights[0]
 		switch {
 		case f.event == noAnswer:
-			f.conn.lose(f.due, f.with(), fmt.Errorf("%w within %v", errNoAnswer, b.confirmTimeout))
+			f.conn.lose(f.due, f.with(), fmt.Errorf("%w within %v", errNoAnswer, f.conn.confirmTimeout))
 		case f.fate.cut:
 			f.storeLate()
 			f.conn.lose(f.due, f.with(), lostBecause(f.fate.err))
