@@ -1,0 +1,472 @@
+package storetest
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/waybillmq/waybill/reliable"
+)
+
+// While a topic is held its envelopes wait outside the range that claims look at.
+var holdChecks = holdsNeeded([]Check{
+	{Name: "a hold counts its refusals and tells its next probe", run: holdCounts},
+	{Name: "concurrent refusals are all counted", run: holdCountsConcurrently},
+	{Name: "what is parked is not claimed", run: holdParks},
+	{Name: "without a hold a parked envelope waits for its delay", run: holdParkWithoutHold},
+	{Name: "parking charges, and gives back, as asked", run: holdParkCharges},
+	{Name: "a stale holder parks nothing", run: holdParkStale},
+	{Name: "a parked envelope has been failing since it was parked", run: holdFailingFor},
+	{Name: "other topics are not held", run: holdOtherTopics},
+	{Name: "a parked head keeps its followers waiting", run: holdParkedHead},
+	{Name: "a late ack confirms what is parked", run: holdLateAck},
+	{Name: "a probe comes only when it is due", run: probeWhenDue},
+	{Name: "a probe takes one, for its lease", run: probeOne},
+	{Name: "of concurrent probers one probes", run: probeConcurrently},
+	{Name: "a probe finds nothing where nothing waits", run: probeNothing},
+	{Name: "a probe rotates to those that failed least", run: probeRotates},
+	{Name: "the probe of a dead prober comes back", run: probeOfDeadProber},
+	{Name: "bad requests are refused", run: holdBadRequests},
+	{Name: "Unhold releases in batches, the oldest first", run: unholdInBatches},
+	{Name: "Unhold of what is not held is no error", run: unholdNothing},
+	{Name: "nothing parked while Unhold runs is left behind", run: unholdRaces},
+	{Name: "FailHeld fails only what waited long enough", run: failHeldWaited},
+	{Name: "FailHeld is bounded", run: failHeldBounded},
+	{Name: "FailHeld keeps its reason", run: failHeldReason},
+	{Name: "FailHeld of a head blocks its followers", run: failHeldHead},
+})
+
+func holdsNeeded(checks []Check) []Check {
+	for i := range checks {
+		checks[i].Needs = append(checks[i].Needs, Holds)
+	}
+	return checks
+}
+
+func (t *T) holder() reliable.Holder {
+	t.Helper()
+	return able[reliable.Holder](t)
+}
+
+// hold counts one refusal of the topic.
+func (t *T) hold(delay time.Duration) reliable.Hold {
+	t.Helper()
+	h, err := t.holder().Hold(t.Context(), topic, delay)
+	require.NoError(t, err, "hold")
+	return h
+}
+
+// held returns the hold of the topic.
+func (t *T) held() (reliable.Hold, bool) {
+	t.Helper()
+	holds, err := t.holder().Holds(t.Context())
+	require.NoError(t, err, "holds")
+	for _, h := range holds {
+		if h.Topic == topic {
+			return h, true
+		}
+	}
+	return reliable.Hold{}, false
+}
+
+// parked stores envelopes, holds their topic with a probe after delay, and parks them.
+func (t *T) parked(delay time.Duration, envs ...reliable.Envelope) []reliable.Attempt {
+	t.Helper()
+	t.putApart(envs...)
+	attempts := t.claim(len(envs))
+	require.Len(t, attempts, len(envs))
+	t.hold(delay)
+	for _, a := range attempts {
+		t.settles(park(giveBack(a)), reliable.Applied)
+	}
+	return attempts
+}
+
+func (t *T) probe(lease time.Duration) []reliable.Attempt {
+	t.Helper()
+	attempts, err := t.holder().Probe(t.Context(), topic, request(1, lease))
+	require.NoError(t, err, "probe")
+	require.LessOrEqual(t, len(attempts), 1, "one at a time")
+	return attempts
+}
+
+func (t *T) unhold(limit int) (left bool) {
+	t.Helper()
+	left, err := t.holder().Unhold(t.Context(), topic, limit)
+	require.NoError(t, err, "unhold")
+	return left
+}
+
+func holdCounts(t *T) {
+	_, there := t.held()
+	require.False(t, there)
+	first := t.hold(long)
+	require.Equal(t, topic, first.Topic)
+	require.Equal(t, 1, first.Refusals, "the opening one included")
+	require.Less(t, first.HeldFor, patience)
+	require.LessOrEqual(t, first.NextProbe, long+grain)
+	require.Greater(t, first.NextProbe, long-patience)
+
+	t.pass(t.h.Lease)
+	second := t.hold(2 * long)
+	require.Equal(t, 2, second.Refusals)
+	require.GreaterOrEqual(t, second.HeldFor+grain, t.h.Lease, "held since it was opened")
+	require.Greater(t, second.NextProbe, 2*long-patience)
+
+	h, there := t.held()
+	require.True(t, there)
+	require.Equal(t, 2, h.Refusals)
+	require.GreaterOrEqual(t, h.HeldFor+grain, t.h.Lease)
+	require.Greater(t, h.NextProbe, 2*long-patience)
+
+	require.Zero(t, t.hold(0).NextProbe, "due now")
+	require.False(t, t.unhold(10))
+	_, there = t.held()
+	require.False(t, there)
+	require.Equal(t, 1, t.hold(long).Refusals, "a new hold counts anew")
+}
+
+func holdCountsConcurrently(t *T) {
+	const callers = 8
+	store := t.handles()
+	t.together(callers, func(i int) error {
+		holder, _ := reliable.Ability[reliable.Holder](store(i))
+		_, err := holder.Hold(t.Context(), topic, long)
+		return err
+	})
+	h, _ := t.held()
+	require.Equal(t, callers, h.Refusals)
+}
+
+func holdParks(t *T) {
+	attempts := t.parked(long, env("a"), env("b"))
+	t.none("both wait behind the hold")
+	t.hasStatus(env("a"), reliable.Pending)
+	t.settles(park(giveBack(attempts[0])), reliable.Repeated, reliable.Stale)
+	require.False(t, t.unhold(10))
+	again := t.soon(2)
+	require.Equal(t, 1, again[0].Attempts, "both were given back")
+}
+
+func holdParkWithoutHold(t *T) {
+	t.put(env("at once"), env("later"))
+	for _, a := range t.claim(2) {
+		s := park(giveBack(a))
+		if a.ID == "later" {
+			s.Delay = long
+		}
+		t.settles(s, reliable.Applied)
+	}
+	require.Equal(t, []reliable.ID{"at once"}, ids(t.claim(10)))
+}
+
+func holdParkCharges(t *T) {
+	t.putApart(env("charged"), env("given back"))
+	attempts := t.claim(2)
+	t.hold(long)
+	results := t.settle(park(retry(attempts[0], 0)), park(giveBack(attempts[1])))
+	require.Equal(t, names(reliable.Applied, reliable.Applied), names(results...))
+	t.none("both wait behind the hold")
+	t.unhold(10)
+	for _, a := range t.soon(2) {
+		if a.ID == "charged" {
+			require.Equal(t, 1, a.Failures)
+			require.Equal(t, 2, a.Attempts)
+		} else {
+			require.Zero(t, a.Failures)
+			require.Equal(t, 1, a.Attempts)
+		}
+	}
+}
+
+func holdParkStale(t *T) {
+	t.put(env("a"))
+	old, young := t.takenOver()
+	t.hold(long)
+	t.settles(park(giveBack(old)), reliable.Stale)
+	t.settles(ack(young), reliable.Applied)
+	require.Empty(t, t.probe(long))
+}
+
+func holdFailingFor(t *T) {
+	t.parked(long, env("a"))
+	t.pass(t.h.Lease)
+	t.unhold(10)
+	a := t.soon(1)[0]
+	require.Zero(t, a.Failures)
+	require.GreaterOrEqual(t, a.FailingFor+grain, t.h.Lease, "it has waited behind the hold")
+}
+
+func holdOtherTopics(t *T) {
+	other := env("other")
+	other.Topic = "Orders"
+	t.put(other)
+	a := t.one()
+	t.parked(long, env("a"))
+	t.settles(park(giveBack(a)), reliable.Applied)
+	require.Equal(t, []reliable.ID{"other"}, ids(t.claim(10)), "another topic is not held")
+	attempts, err := t.holder().Probe(t.Context(), "Orders", request(1, long))
+	require.NoError(t, err)
+	require.Empty(t, attempts)
+	left, err := t.holder().Unhold(t.Context(), "Orders", 10)
+	require.NoError(t, err)
+	require.False(t, left)
+	_, there := t.held()
+	require.True(t, there, "that was another topic")
+	t.none("the topic is held")
+}
+
+func holdParkedHead(t *T) {
+	t.put(keyed("head", "k"), keyed("follower", "k"))
+	a := t.one()
+	t.hold(0)
+	t.settles(park(giveBack(a)), reliable.Applied)
+	t.none("the head is parked, and its follower waits for it")
+	probes := t.probe(long)
+	require.Equal(t, []reliable.ID{"head"}, ids(probes))
+	t.none("the head is on its way")
+	t.settles(ack(probes[0]), reliable.Applied)
+	require.Equal(t, reliable.ID("follower"), t.soon(1)[0].ID)
+	require.False(t, t.unhold(10))
+}
+
+func holdLateAck(t *T) {
+	attempts := t.parked(0, env("a"), env("b"))
+	for _, a := range attempts {
+		t.settles(ack(a), reliable.Late, reliable.Applied)
+		t.hasStatus(a.Envelope, reliable.Confirmed)
+	}
+	require.Empty(t, t.probe(long), "nothing waits any more")
+	require.False(t, t.unhold(10))
+	t.none("both are confirmed")
+}
+
+func probeWhenDue(t *T) {
+	t.parked(2*t.h.Lease, env("a"))
+	before := time.Now()
+	t.hold(2 * t.h.Lease)
+	require.Empty(t, t.probe(long), "the probe is not due")
+	t.until("the probe is due", func() bool { return len(t.probe(long)) == 1 })
+	require.GreaterOrEqual(t, time.Since(before)+grain, 2*t.h.Lease, "probed too early")
+}
+
+func probeOne(t *T) {
+	first := t.parked(0, env("a"), env("b"), env("c"))
+	probes, err := t.holder().Probe(t.Context(), topic, request(10, long))
+	require.NoError(t, err)
+	require.Len(t, probes, 1, "one, however many were asked for")
+	require.Equal(t, reliable.ID("a"), probes[0].ID, "the oldest")
+	require.Greater(t, probes[0].Fence, first[0].Fence)
+	require.Equal(t, 1, probes[0].Attempts)
+	same(t, env("a"), probes[0].Envelope)
+	require.Empty(t, t.probe(long), "the next probe is due at the end of the lease")
+	h, _ := t.held()
+	require.Greater(t, h.NextProbe, long-patience)
+	t.none("the probe is leased, the others are parked")
+	t.settles(ack(probes[0]), reliable.Applied)
+	require.False(t, t.unhold(10))
+	require.ElementsMatch(t, []reliable.ID{"b", "c"}, ids(t.soon(2)))
+}
+
+func probeConcurrently(t *T) {
+	const probers = 8
+	t.parked(0, numbered(20)...)
+	store := t.handles()
+	var probes atomic.Int32
+	t.together(probers, func(i int) error {
+		holder, _ := reliable.Ability[reliable.Holder](store(i))
+		attempts, err := holder.Probe(t.Context(), topic, request(1, long))
+		probes.Add(int32(len(attempts))) //nolint:gosec // a handful
+		return err
+	})
+	require.EqualValues(t, 1, probes.Load(), "one process probes at a time")
+}
+
+func probeNothing(t *T) {
+	t.put(env("a"))
+	require.Empty(t, t.probe(long), "the topic is not held")
+	t.hold(0)
+	a := t.soon(1)[0]
+	require.Empty(t, t.probe(long), "nothing waits")
+	t.settles(park(giveBack(a)), reliable.Applied)
+	t.until("what waits is probed", func() bool {
+		t.hold(0)
+		return len(t.probe(long)) == 1
+	})
+}
+
+func probeRotates(t *T) {
+	t.parked(0, env("a"), env("b"), env("c"))
+	seen := make(map[reliable.ID]int)
+	for range 6 {
+		probes := t.probe(long)
+		require.Len(t, probes, 1)
+		seen[probes[0].ID]++
+		t.settles(park(retry(probes[0], 0)), reliable.Applied)
+		t.hold(0)
+	}
+	require.Equal(t, map[reliable.ID]int{"a": 2, "b": 2, "c": 2}, seen, "probes of each")
+}
+
+func probeOfDeadProber(t *T) {
+	t.parked(0, env("a"))
+	require.Len(t, t.probe(t.h.Lease), 1)
+	t.pass(t.h.Lease)
+	var a reliable.Attempt
+	t.until("the envelope comes back", func() bool {
+		attempts := append(t.claim(1), t.probe(long)...)
+		if len(attempts) == 1 {
+			a = attempts[0]
+		}
+		return len(attempts) == 1
+	})
+	require.Equal(t, reliable.ID("a"), a.ID)
+	require.True(t, a.MayHaveBeenSent, "the dead prober may have sent it")
+	t.settles(ack(a), reliable.Applied)
+	require.False(t, t.unhold(10))
+}
+
+func holdBadRequests(t *T) {
+	t.parked(0, env("a"))
+	_, err := t.holder().Probe(t.Context(), topic, request(0, long))
+	require.ErrorIs(t, err, reliable.ErrInvalid)
+	_, err = t.holder().Probe(t.Context(), topic, request(1, 0))
+	require.ErrorIs(t, err, reliable.ErrInvalid)
+	_, err = t.holder().Hold(t.Context(), topic, -time.Second)
+	require.ErrorIs(t, err, reliable.ErrInvalid)
+	for _, limit := range []int{0, -1} {
+		_, err = t.holder().Unhold(t.Context(), topic, limit)
+		require.ErrorIs(t, err, reliable.ErrInvalid)
+		_, err = t.holder().FailHeld(t.Context(), topic, 0, "", limit)
+		require.ErrorIs(t, err, reliable.ErrInvalid)
+	}
+	require.Len(t, t.probe(long), 1, "nothing has happened")
+}
+
+func unholdInBatches(t *T) {
+	envs := numbered(5)
+	t.parked(long, envs...)
+	require.True(t, t.unhold(2), "three are left")
+	_, there := t.held()
+	require.True(t, there, "the hold stays until none is left")
+	require.ElementsMatch(t, idsOf(envs[:2]), ids(t.claim(10)), "the oldest")
+	t.unhold(2)
+	require.ElementsMatch(t, idsOf(envs[2:4]), ids(t.claim(10)))
+	t.until("none is left", func() bool { return !t.unhold(2) })
+	_, there = t.held()
+	require.False(t, there)
+	require.Equal(t, idsOf(envs[4:]), ids(t.claim(10)))
+}
+
+func unholdNothing(t *T) {
+	require.False(t, t.unhold(10))
+	t.hold(long)
+	require.False(t, t.unhold(10))
+	_, there := t.held()
+	require.False(t, there, "nothing waited behind it")
+}
+
+func unholdRaces(t *T) {
+	const rounds, batch = 4, 12
+	for round := range rounds {
+		var envs []reliable.Envelope
+		for i := range batch {
+			envs = append(envs, env(reliable.ID(number("m", round*batch+i))))
+		}
+		t.put(envs...)
+		attempts := t.soon(batch)
+		t.hold(long)
+		store := t.handles()
+		t.together(4, func(i int) error {
+			if i == 0 {
+				holder, _ := reliable.Ability[reliable.Holder](store(i))
+				for {
+					left, err := holder.Unhold(t.Context(), topic, 3)
+					if err != nil || !left {
+						return err
+					}
+				}
+			}
+			for _, a := range attempts[(i-1)*batch/3 : i*batch/3] {
+				if _, err := store(i).Settle(t.Context(), park(giveBack(a))); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		_, there := t.held()
+		require.False(t, there, "none was left, so the hold is gone")
+		for _, a := range t.soon(batch) {
+			t.settles(ack(a), reliable.Applied)
+		}
+	}
+}
+
+func failHeldWaited(t *T) {
+	t.putApart(env("long"), env("short"))
+	attempts := t.claim(2)
+	t.hold(long)
+	t.settles(park(giveBack(attempts[0])), reliable.Applied)
+	waited := 4 * t.h.Lease
+	t.pass(waited + grain)
+	t.settles(park(giveBack(attempts[1])), reliable.Applied)
+	n, err := t.holder().FailHeld(t.Context(), topic, waited, "queue full", 10)
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	t.hasStatus(env("long"), reliable.Failed)
+	t.hasStatus(env("short"), reliable.Pending)
+	t.none("one has failed, one waits")
+	require.False(t, t.unhold(10))
+	require.Equal(t, []reliable.ID{"short"}, ids(t.soon(1)))
+
+	n, err = t.holder().FailHeld(t.Context(), topic, 0, "queue full", 10)
+	require.NoError(t, err)
+	require.Zero(t, n, "the topic is not held any more")
+}
+
+func failHeldBounded(t *T) {
+	envs := numbered(5)
+	t.parked(long, envs...)
+	var failed []int
+	for range 4 {
+		n, err := t.holder().FailHeld(t.Context(), topic, 0, "queue full", 2)
+		require.NoError(t, err)
+		failed = append(failed, n)
+	}
+	require.Equal(t, []int{2, 2, 1, 0}, failed)
+	for _, e := range envs {
+		t.hasStatus(e, reliable.Failed)
+	}
+	require.False(t, t.unhold(10))
+	t.none("all have failed")
+}
+
+func failHeldReason(t *T) {
+	if !Inspection.of(t.store) {
+		t.Log("not tested: the store is no reliable.Inspector")
+		return
+	}
+	t.parked(long, env("a"))
+	n, err := t.holder().FailHeld(t.Context(), topic, 0, badReasons[0], 10)
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	record := t.record("a")
+	require.Equal(t, reliable.Failed, record.Status)
+	require.False(t, record.Held)
+	require.NotEmpty(t, record.History)
+	readable(t, record.History[len(record.History)-1].Reason)
+}
+
+func failHeldHead(t *T) {
+	t.put(keyed("head", "k"), keyed("follower", "k"))
+	a := t.one()
+	t.hold(long)
+	t.settles(park(giveBack(a)), reliable.Applied)
+	n, err := t.holder().FailHeld(t.Context(), topic, 0, "queue full", 10)
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	t.none("the key waits for the head's compensation")
+	t.settles(ack(a), reliable.Late)
+	require.Equal(t, reliable.ID("follower"), t.soon(1)[0].ID)
+}
