@@ -148,3 +148,6 @@ func (o *Outbox) settled(a *reliable.Attempt, s *reliable.Settlement, result rel
 		o.cfg.hooks.Settled(a, s, result)
 	}
 }
+
+// Running reports whether [Outbox.Run] or [Outbox.SweepOnce] is active in this process.
+func (o *Outbox) Running() bool { return o.engine.Running() }
