@@ -206,7 +206,7 @@ func (p *Proxy) pump(c *conn, direction Direction, from, to *net.TCPConn) {
 		}
 		switch {
 		case errors.Is(err, io.EOF):
-			_ = to
+			_ = to.CloseWrite() // if to is gone, its own pump says so
 			return
 		case err != nil:
 			c.cut()

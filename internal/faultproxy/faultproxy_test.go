@@ -32,7 +32,7 @@ func TestForward_bothWaysAndToTheEndOfTheStream(t *testing.T) {
 		_, _ = client.Write(question)
 		_ = client.CloseWrite()
 	}()
-	heard, err := io.ReadAll(peer)
+	heard, err := readToEnd(peer)
 	require.NoError(t, err)
 	assert.True(t, bytes.Equal(question, heard))
 
@@ -41,7 +41,7 @@ func TestForward_bothWaysAndToTheEndOfTheStream(t *testing.T) {
 		_, _ = peer.Write(answer)
 		_ = peer.Close()
 	}()
-	heard, err = io.ReadAll(client)
+	heard, err = readToEnd(client)
 	require.NoError(t, err, "the server closed in good order")
 	assert.True(t, bytes.Equal(answer, heard))
 }
@@ -187,7 +187,7 @@ func TestOnClientBytes_cutAfterLeavesTheServerWithTheBytesAndAnEnd(t *testing.T)
 
 	write(t, client, "COMMIT")
 	requireReset(t, client)
-	heard, err := io.ReadAll(peer)
+	heard, err := readToEnd(peer)
 	require.NoError(t, err)
 	assert.Equal(t, "COMMIT", string(heard))
 	write(t, peer, "an answer that nobody reads does not break the server")
@@ -322,6 +322,13 @@ func requireHears(t *testing.T, side *net.TCPConn, words string) {
 	_, err := io.ReadFull(side, heard)
 	require.NoError(t, err)
 	require.Equal(t, words, string(heard))
+}
+
+func readToEnd(side *net.TCPConn) ([]byte, error) {
+	if err := side.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		return nil, err
+	}
+	return io.ReadAll(side)
 }
 
 func requirePasses(t *testing.T, from, to *net.TCPConn) {
