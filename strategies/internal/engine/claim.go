@@ -46,11 +46,7 @@ func (e *Engine) claimLoop(ctx context.Context) {
 
 // claim takes one batch of what is due and reports whether there may be more.
 func (e *Engine) claim(ctx context.Context) (more bool, err error) {
-	limit := e.cfg.ClaimBatch
-	if e.unreachable.Load() {
-		limit = 1 // enough to find out when the broker is back
-	}
-	n, size := e.window.room(ctx, limit)
+	n, size := e.window.room(ctx, e.claimLimit)
 	if n == 0 {
 		return false, nil
 	}
@@ -66,6 +62,13 @@ func (e *Engine) claim(ctx context.Context) (more bool, err error) {
 	e.admit(attempts, leasedAt, false, n, size)
 	// A claim is short when its bytes were used up, too.
 	return len(attempts) == n || totalSize(attempts) > size/2, nil
+}
+
+func (e *Engine) claimLimit() int {
+	if e.unreachable.Load() {
+		return 1 // enough to find out when the broker is back
+	}
+	return e.cfg.ClaimBatch
 }
 
 func totalSize(attempts []reliable.Attempt) (size int) {
@@ -110,7 +113,7 @@ func (e *Engine) pass(ctx context.Context) error {
 			errs = append(errs, err)
 			break
 		}
-		if more {
+		if more && !e.unreachable.Load() {
 			continue
 		}
 		e.awaitWindow(ctx, func(_, _, held, _ int) bool { return held == 0 || e.unreachable.Load() })

@@ -19,18 +19,15 @@ const (
 )
 
 // Reserve waits for places for n attempts of size bytes together that the caller is about to lease, and reports whether
-// it got them. It says no at once while the broker is out of reach or the engine does not run: what is stored then is
-// stored unleased, for whichever relay can send it.
+// it got them. It says no at once while the broker is out of reach, while Run does not run, and to a request too large to
+// wait for: what is stored then is stored unleased, for whichever relay can send it.
 func (e *Engine) Reserve(ctx context.Context, n, size int) bool {
-	if e.unreachable.Load() || !e.running.Load() {
-		return false
-	}
 	return e.window.reserve(ctx, n, size)
 }
 
 // TryReserve is Reserve without waiting.
 func (e *Engine) TryReserve(n, size int) bool {
-	return !e.unreachable.Load() && e.running.Load() && e.window.tryReserve(n, size)
+	return e.window.tryReserve(n, size)
 }
 
 // Unreserve gives places back that were not used.
@@ -110,8 +107,7 @@ func (e *Engine) sortOut(taken []*entry) []*entry {
 			e.settler.add(en, parked)
 		case e.suspect.is(en.attempt.ID):
 			en.attempt.Alone = true
-			e.window.untake([]*entry{en}, false)
-			e.alone.push(en)
+			e.alone.push(en) // it keeps its place among those handed over, so that the window bounds these too
 		default:
 			ready = append(ready, en)
 		}
@@ -132,15 +128,17 @@ func (e *Engine) hand(ctx context.Context, entries []*entry, attempts []reliable
 	if e.cfg.Hooks.Handed != nil {
 		e.cfg.Hooks.Handed(attempts)
 	}
-	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
+	timed, cancel := context.WithTimeout(ctx, reachTimeout)
 	defer cancel()
-	n, err := e.cfg.Publisher.Publish(ctx, attempts)
+	n, err := e.cfg.Publisher.Publish(timed, attempts)
 	if n == len(attempts) {
 		e.reached(true, nil)
 		return true
 	}
 	e.window.untake(entries[n:], true)
-	e.reached(n > 0, err)
+	if ctx.Err() == nil { // the end of the relay says nothing about the broker
+		e.reached(n > 0, err)
+	}
 	return n > 0
 }
 
@@ -154,7 +152,7 @@ func (e *Engine) reached(ok bool, err error) {
 		} else {
 			e.cfg.Logger.Warn("broker cannot be reached; messages are stored and wait", "error", err)
 		}
-		e.window.poke()
+		e.window.bar(!ok || e.sweeping.Load())
 	}
 	if ok {
 		return
@@ -199,10 +197,9 @@ func (e *Engine) aloneLoop(ctx context.Context) {
 			continue
 		}
 		if time.Now().After(e.lastHandOver(en)) {
-			e.settler.add(en, giveBack(&en.attempt, 0))
+			e.giveBackAll([]*entry{en}, 0)
 			continue
 		}
-		e.window.hand(en)
 		if !e.handAlone(ctx, en) {
 			e.giveBackAll([]*entry{en}, unreachablePause)
 			pause(ctx, unreachablePause)
@@ -213,7 +210,7 @@ func (e *Engine) aloneLoop(ctx context.Context) {
 // giveBackAlone gives back the suspects that were not handed over.
 func (e *Engine) giveBackAlone() {
 	for en := e.alone.pop(); en != nil; en = e.alone.pop() {
-		e.settler.add(en, giveBack(&en.attempt, 0))
+		e.giveBackAll([]*entry{en}, 0)
 	}
 }
 

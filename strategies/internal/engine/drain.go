@@ -25,7 +25,7 @@ func (e *Engine) drain(stopDispatch context.CancelFunc, dispatchers *sync.WaitGr
 	dispatchers.Wait()
 	e.giveBackQueued(0, 0)
 	e.giveBackAlone()
-	if e.awaitWindow(ctx, func(_, _, held, reserved int) bool { return held == 0 && reserved == 0 }) {
+	if e.awaitWindow(ctx, func(_, _, held, reserved int) bool { return held == 0 && reserved == 0 && e.settler.idle() }) {
 		return nil
 	}
 	_, handed, held, _ := e.window.counts()

@@ -74,12 +74,13 @@ type Engine struct {
 	cfg    Config
 	holder reliable.Holder // nil if the store cannot hold
 
-	running atomic.Bool
-	window  *window
-	settler *settler
-	holds   *holds
-	suspect *suspects
-	alone   aloneQueue
+	running  atomic.Bool
+	sweeping atomic.Bool // one pass: what senders store meanwhile must not prolong it
+	window   *window
+	settler  *settler
+	holds    *holds
+	suspect  *suspects
+	alone    aloneQueue
 
 	claimKick   chan struct{} // look for due rows now
 	unreachable atomic.Bool   // the broker took nothing lately: store, do not lease
@@ -96,7 +97,9 @@ func New(cfg Config) *Engine {
 	e.alone.ready = make(chan struct{}, 1)
 	e.settler = newSettler(e)
 	if !cfg.Policy.Classic { // which makes no difference between a message and its destination
-		e.holder, _ = reliable.Ability[reliable.Holder](cfg.Store)
+		if holder, ok := reliable.Ability[reliable.Holder](cfg.Store); ok {
+			e.holder = timedHolder{holder, cfg.StoreTimeout}
+		}
 	}
 	e.holds = newHolds(e)
 	return e
@@ -140,8 +143,10 @@ func (e *Engine) run(ctx context.Context, once bool) (Report, error) {
 	dispatch, stopDispatch := context.WithCancel(outcomes)
 	defer stopDispatch()
 
-	e.window.open()
 	e.settler.reset()
+	e.sweeping.Store(once)
+	e.unreachable.Store(false) // until shown otherwise: what an earlier run found may long be over
+	e.window.open(once)
 	var intakers, dispatchers, settlers sync.WaitGroup
 	settlers.Go(func() { e.receiveLoop(outcomes) })
 	settlers.Go(func() { e.settler.loop(outcomes) })

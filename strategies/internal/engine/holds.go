@@ -265,7 +265,7 @@ func (h *holds) failTogether(ctx context.Context, hold reliable.Hold) error {
 
 // probe claims one envelope of a held topic and sends it.
 func (h *holds) probe(ctx context.Context, topic string) error {
-	if !h.e.window.tryReserve(1, 0) {
+	if !h.e.window.tryReserveProbe() {
 		return nil
 	}
 	leasedAt := time.Now()
@@ -276,8 +276,56 @@ func (h *holds) probe(ctx context.Context, topic string) error {
 	}
 	h.e.settler.claimed(len(attempts))
 	h.e.admit(attempts, leasedAt, true, 1, 0)
-	if len(attempts) == 0 {
-		return h.release(ctx, topic) // nothing waits that could ask; the next message does
+	if len(attempts) > 0 {
+		return nil
+	}
+	// Another process was faster, or nothing waits that could ask.
+	current, err := h.e.holder.Holds(ctx)
+	if err != nil {
+		return err
+	}
+	for _, hold := range current {
+		if hold.Topic == topic && hold.NextProbe <= 0 {
+			return h.release(ctx, topic) // the next message asks
+		}
 	}
 	return nil
+}
+
+// timedHolder bounds each call: a database that hangs must not stop the loop for good.
+type timedHolder struct {
+	reliable.Holder
+	timeout time.Duration
+}
+
+func (t timedHolder) Hold(ctx context.Context, topic string, delay time.Duration) (reliable.Hold, error) {
+	ctx, cancel := context.WithTimeout(ctx, t.timeout)
+	defer cancel()
+	return t.Holder.Hold(ctx, topic, delay)
+}
+
+func (t timedHolder) Holds(ctx context.Context) ([]reliable.Hold, error) {
+	ctx, cancel := context.WithTimeout(ctx, t.timeout)
+	defer cancel()
+	return t.Holder.Holds(ctx)
+}
+
+func (t timedHolder) Probe(ctx context.Context, topic string, req reliable.ClaimRequest) ([]reliable.Attempt, error) {
+	ctx, cancel := context.WithTimeout(ctx, t.timeout)
+	defer cancel()
+	return t.Holder.Probe(ctx, topic, req)
+}
+
+func (t timedHolder) Unhold(ctx context.Context, topic string, limit int) (left bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, t.timeout)
+	defer cancel()
+	return t.Holder.Unhold(ctx, topic, limit)
+}
+
+func (t timedHolder) FailHeld(
+	ctx context.Context, topic string, waited time.Duration, reason string, limit int,
+) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, t.timeout)
+	defer cancel()
+	return t.Holder.FailHeld(ctx, topic, waited, reason, limit)
 }

@@ -29,6 +29,7 @@ type settler struct {
 
 	mu     sync.Mutex
 	queue  []settling
+	open   int // added and not recorded yet
 	counts Report
 	keys   bool // a message with a key was settled: what waited behind it may be due
 
@@ -43,7 +44,14 @@ func newSettler(e *Engine) *settler {
 func (s *settler) reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.queue, s.counts, s.keys = nil, Report{}, false
+	s.queue, s.open, s.counts, s.keys = nil, 0, Report{}, false
+}
+
+// idle reports whether every outcome is recorded. When the last one is, those who wait for the window are woken.
+func (s *settler) idle() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.open == 0
 }
 
 func (s *settler) add(en *entry, settlement reliable.Settlement) {
@@ -56,6 +64,7 @@ func (s *settler) addAll(batch []settling) {
 	}
 	s.mu.Lock()
 	s.queue = append(s.queue, batch...)
+	s.open += len(batch)
 	full := len(s.queue) >= s.e.cfg.SettleBatch
 	s.mu.Unlock()
 	signal(s.arrived)
@@ -202,6 +211,9 @@ func (s *settler) charge(ctx context.Context, refused []settling) []settling {
 		if one.failures++; one.failures >= maxSettleFailures {
 			s.e.cfg.Logger.ErrorContext(ctx, "an outcome is given up after repeated refusals by the store; the message is sent again when its lease ends",
 				"id", one.settlement.ID, "topic", one.settlement.Topic, "outcome", one.settlement.Outcome.String())
+			s.mu.Lock()
+			s.open--
+			s.mu.Unlock()
 			s.e.window.free([]*entry{one.entry})
 			continue
 		}
@@ -225,6 +237,7 @@ func (s *settler) record(ctx context.Context, batch []settling) error {
 
 	entries, keyed := make([]*entry, len(batch)), false
 	s.mu.Lock()
+	s.open -= len(batch)
 	for i := range batch {
 		entries[i] = batch[i].entry
 		keyed = keyed || batch[i].settlement.Key != "" && batch[i].settlement.To != reliable.Pending

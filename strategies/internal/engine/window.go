@@ -26,6 +26,7 @@ type window struct {
 	mu       sync.Mutex
 	opened   bool // places may be reserved
 	gone     bool // nobody relays: what comes in is left to its lease
+	barred   bool // no places for senders: what they store is better left to whoever can send it
 	entries  map[reliable.ID]*entry
 	queue    fifo
 	reserved int // places promised to attempts that are being leased
@@ -45,10 +46,11 @@ func newWindow(maxHanded, capacity, capacityBytes int) *window {
 	}
 }
 
-func (w *window) open() {
+// open lets attempts in, those of senders unless they are barred.
+func (w *window) open(barred bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.opened, w.gone = true, false
+	w.opened, w.gone, w.barred = true, false, barred
 }
 
 // close lets nothing new in; what has a reservation may still come.
@@ -72,10 +74,11 @@ func (w *window) clear() {
 	w.handed = 0
 }
 
-// poke makes all who wait for room look again.
-func (w *window) poke() {
+// bar keeps senders out, or lets them in again, and makes all who wait look again.
+func (w *window) bar(barred bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.barred = barred
 	w.wakeLocked()
 }
 
@@ -88,7 +91,7 @@ func (w *window) wakeLocked() {
 // messages cannot keep the old ones from being sent.
 func senders(all int) int { return max(1, all-all/4) }
 
-// tryReserve reserves n places of size bytes together. What is larger than all of the room gets in alone.
+// tryReserve reserves n places of size bytes together for a sender. What is larger than all of the room gets in alone.
 func (w *window) tryReserve(n, size int) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -96,7 +99,7 @@ func (w *window) tryReserve(n, size int) bool {
 }
 
 func (w *window) tryReserveLocked(n, size int) bool {
-	if !w.opened {
+	if !w.opened || w.barred {
 		return false
 	}
 	held := len(w.entries) + w.reserved
@@ -108,13 +111,26 @@ func (w *window) tryReserveLocked(n, size int) bool {
 	return true
 }
 
-// reserve waits for room. It returns false if the window closed, or ctx ended, first.
+// tryReserveProbe reserves a place for a probe, whose size is not known yet.
+func (w *window) tryReserveProbe() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.opened || len(w.entries)+w.reserved >= w.capacity || w.bytes >= w.capacityBytes {
+		return false
+	}
+	w.reserved++
+	return true
+}
+
+// reserve waits for room for a sender. It returns false if the window closed, senders were barred, or ctx ended, first.
+// A large request does not wait, because smaller ones would overtake it for ever.
 func (w *window) reserve(ctx context.Context, n, size int) bool {
+	large := n > max(1, w.capacity/4) || size > w.capacityBytes/4
 	for {
 		w.mu.Lock()
-		ok, opened, freed := w.tryReserveLocked(n, size), w.opened, w.freed
+		ok, wait, freed := w.tryReserveLocked(n, size), w.opened && !w.barred && !large, w.freed
 		w.mu.Unlock()
-		if ok || !opened {
+		if ok || !wait {
 			return ok
 		}
 		select {
@@ -134,14 +150,16 @@ func (w *window) unreserve(n, size int) {
 	w.wakeLocked()
 }
 
-// room waits until at least a quarter of the window is free, so that claims are worth their statement, and reserves
-// what is free, at most limit places and half of the bytes, so that senders still find room. It returns 0 if the window closed, or ctx ended.
-func (w *window) room(ctx context.Context, limit int) (n, size int) {
+// room waits until at least a quarter of the memory is free, so that claims are worth their statement, and reserves what
+// is free, at most limit places and half of the bytes, so that senders still find room. It returns 0 if the window closed,
+// or ctx ended. limit is asked each time it looks.
+func (w *window) room(ctx context.Context, limit func() int) (n, size int) {
 	for {
+		most := limit()
 		w.mu.Lock()
-		n = min(w.capacity-len(w.entries)-w.reserved, limit)
+		n = min(w.capacity-len(w.entries)-w.reserved, most)
 		size = (w.capacityBytes - w.bytes) / 2
-		enough := n >= min(limit, max(1, w.capacity/4)) && size >= w.capacityBytes/8
+		enough := n >= min(most, max(1, w.capacity/4)) && size >= max(1, w.capacityBytes/8)
 		opened, freed := w.opened, w.freed
 		if opened && enough {
 			w.reserved += n
@@ -169,6 +187,7 @@ func (w *window) admit(attempts []reliable.Attempt, leasedAt time.Time, lease ti
 	defer w.mu.Unlock()
 	w.reserved -= reservedN
 	w.bytes -= reservedBytes
+	defer w.wakeLocked() // what the reservation was too large for is free, and a drain may wait for the last one
 	if w.gone {
 		return nil
 	}
@@ -182,9 +201,6 @@ func (w *window) admit(attempts []reliable.Attempt, leasedAt time.Time, lease ti
 		w.entries[en.attempt.ID] = en
 		w.bytes += en.size
 		w.queue.push(en)
-	}
-	if reservedN > len(attempts) || reservedBytes > 0 {
-		w.wakeLocked()
 	}
 	signal(w.queued)
 	return again
@@ -215,14 +231,6 @@ func (w *window) takeUnhanded(keep int) []*entry {
 		taken = append(taken, w.queue.popBack())
 	}
 	return taken
-}
-
-// hand counts an entry that is published outside the queue.
-func (w *window) hand(en *entry) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	en.handed = true
-	w.handed++
 }
 
 // untake takes the handing over back: the publisher certainly has none of these.
