@@ -90,7 +90,7 @@ func claimLeaseRunsOut(t *T) {
 
 func claimDueOrderAfterRetry(t *T) {
 	t.putApart(env("a"), env("b"))
-	a := t.claim(1)[0]
+	a := t.exactly(1)[0]
 	require.Equal(t, reliable.ID("a"), a.ID)
 	t.pass(grain)
 	t.settle(retry(a, 0))

@@ -45,6 +45,7 @@ func (t *T) failed(envs ...reliable.Envelope) []reliable.Attempt {
 	attempts := t.soon(len(envs))
 	for i, e := range envs {
 		at := slices.IndexFunc(attempts, func(a reliable.Attempt) bool { return a.ID == e.ID })
+		require.GreaterOrEqual(t, at, 0, "%q was claimed", e.ID)
 		if i > 0 {
 			t.pass(grain)
 		}
@@ -58,6 +59,14 @@ func (t *T) claimFailed(req reliable.ClaimRequest, topics ...string) []reliable.
 	records, err := t.compensator().ClaimFailed(t.Context(), req, topics...)
 	require.NoError(t, err, "claim failed")
 	return records
+}
+
+// oneFailed claims the one failed envelope there is, for a long lease.
+func (t *T) oneFailed() reliable.Record {
+	t.Helper()
+	records := t.claimFailed(request(10, long), topic)
+	require.Len(t, records, 1, "failed envelopes claimed")
+	return records[0]
 }
 
 func compensation(r reliable.Record, done bool) reliable.Compensation {
@@ -158,7 +167,7 @@ func compensationLeaseRunsOut(t *T) {
 
 func compensationDone(t *T) {
 	attempt := t.failed(env("a"))[0]
-	r := t.claimFailed(request(10, long), topic)[0]
+	r := t.oneFailed()
 	t.compensates(compensation(r, true), reliable.Applied)
 	t.hasStatus(env("a"), reliable.Compensated)
 	t.compensates(compensation(r, true), reliable.Repeated)
@@ -173,12 +182,13 @@ func compensationDone(t *T) {
 
 func compensationRetried(t *T) {
 	t.failed(env("a"))
-	r := t.claimFailed(request(10, long), topic)[0]
+	r := t.oneFailed()
 	t.compensates(compensation(r, false), reliable.Applied)
 	t.compensates(compensation(r, false), reliable.Repeated)
 	again := t.claimFailed(request(10, long), topic)
 	require.Len(t, again, 1, "no delay")
 	require.Greater(t, again[0].Fence, r.Fence)
+	require.NotEmpty(t, again[0].History)
 	require.Equal(t, compensation(r, false).Reason, again[0].History[len(again[0].History)-1].Reason)
 	c := compensation(again[0], false)
 	c.Delay = long
@@ -235,7 +245,7 @@ func compensationAckBefore(t *T) {
 func compensationAckAfter(t *T) {
 	attempt := t.failed(keyed("a", "k"))[0]
 	t.put(keyed("follower", "k"))
-	r := t.claimFailed(request(10, long), topic)[0]
+	r := t.oneFailed()
 	t.settles(ack(attempt), reliable.Late)
 	t.settles(ack(attempt), reliable.Repeated)
 	t.hasStatus(keyed("a", "k"), reliable.Failed)
@@ -253,7 +263,7 @@ func compensationAckAfter(t *T) {
 
 func compensationAckDone(t *T) {
 	attempt := t.failed(env("a"))[0]
-	t.compensates(compensation(t.claimFailed(request(10, long), topic)[0], true), reliable.Applied)
+	t.compensates(compensation(t.oneFailed(), true), reliable.Applied)
 	t.settles(ack(attempt), reliable.Late)
 	t.hasStatus(env("a"), reliable.Compensated)
 	if Inspection.of(t.store) {
@@ -265,7 +275,7 @@ func compensationReleases(t *T) {
 	t.put(keyed("a", "k"), keyed("b", "k"), keyed("c", "k"))
 	t.settle(giveUp(t.one()))
 	t.none("the head has failed")
-	r := t.claimFailed(request(10, long), topic)[0]
+	r := t.oneFailed()
 	t.none("its compensation is not done")
 	t.compensates(compensation(r, true), reliable.Applied)
 	require.Equal(t, []reliable.ID{"b"}, ids(t.soon(1)))

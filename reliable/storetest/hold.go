@@ -74,8 +74,7 @@ func (t *T) held() (reliable.Hold, bool) {
 func (t *T) parked(delay time.Duration, envs ...reliable.Envelope) []reliable.Attempt {
 	t.Helper()
 	t.putApart(envs...)
-	attempts := t.claim(len(envs))
-	require.Len(t, attempts, len(envs))
+	attempts := t.exactly(len(envs))
 	t.hold(delay)
 	for _, a := range attempts {
 		t.settles(park(giveBack(a)), reliable.Applied)
@@ -163,7 +162,7 @@ func holdParkWithoutHold(t *T) {
 
 func holdParkCharges(t *T) {
 	t.putApart(env("charged"), env("given back"))
-	attempts := t.claim(2)
+	attempts := t.exactly(2)
 	t.hold(long)
 	results := t.settle(park(retry(attempts[0], 0)), park(giveBack(attempts[1])))
 	require.Equal(t, names(reliable.Applied, reliable.Applied), names(results...))
@@ -405,7 +404,7 @@ func unholdRaces(t *T) {
 
 func failHeldWaited(t *T) {
 	t.putApart(env("long"), env("short"))
-	attempts := t.claim(2)
+	attempts := t.exactly(2)
 	t.hold(long)
 	t.settles(park(giveBack(attempts[0])), reliable.Applied)
 	waited := 4 * t.h.Lease

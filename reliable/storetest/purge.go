@@ -51,7 +51,7 @@ func purgeNotFinal(t *T) {
 
 func purgeOld(t *T) {
 	t.put(env("old"), env("young"))
-	attempts := t.claim(2)
+	attempts := t.exactly(2)
 	old, young := attempts[0], attempts[1]
 	t.settle(ack(old))
 	age := 4 * t.h.Lease
@@ -65,7 +65,7 @@ func purgeOld(t *T) {
 
 func purgeBounded(t *T) {
 	t.put(numbered(5)...)
-	t.settle(acks(t.claim(5))...)
+	t.settle(acks(t.exactly(5))...)
 	t.pass(grain)
 	var deleted []int
 	for range 4 {
@@ -77,7 +77,7 @@ func purgeBounded(t *T) {
 
 func purgeStatus(t *T) {
 	t.failed(env("compensated"))
-	t.compensates(compensation(t.claimFailed(request(1, long), topic)[0], true), reliable.Applied)
+	t.compensates(compensation(t.oneFailed(), true), reliable.Applied)
 	t.put(env("confirmed"))
 	t.settle(ack(t.one()))
 	t.pass(grain)

@@ -97,6 +97,14 @@ func (t *T) claimFor(limit int, lease time.Duration) []reliable.Attempt {
 	return attempts
 }
 
+// exactly claims n envelopes for a long lease.
+func (t *T) exactly(n int) []reliable.Attempt {
+	t.Helper()
+	attempts := t.claim(n)
+	require.Len(t, attempts, n, "envelopes claimed")
+	return attempts
+}
+
 // one claims the one envelope there is to claim, for a long lease.
 func (t *T) one() reliable.Attempt {
 	t.Helper()
