@@ -2,7 +2,6 @@ package tagging
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"runtime/debug"
 	"time"
@@ -12,9 +11,8 @@ import (
 )
 
 const (
-	compensationPoll  = 5 * time.Second
-	compensationBatch = 10
-	purgeBatch        = 1000
+	compensationPoll = 5 * time.Second
+	purgeBatch       = 1000
 	// purgeLease is how long the process that deletes old rows keeps that office.
 	purgeLease = 2 * time.Minute
 	// purgeEvery is the longest pause between looks for old rows; a retention below it looks as often as that, but not
@@ -67,31 +65,36 @@ func (c *chores) kickCompensation() {
 	}
 }
 
-// compensate hands failed envelopes to their handlers until none is due.
+// compensate hands failed envelopes to their handlers until none is due. They are claimed one at a time, so that each
+// handler has the whole lease, and none is begun that a shutdown would break off.
 func (c *chores) compensate(ctx context.Context) error {
 	topics := make([]string, 0, len(c.cfg.handlers))
 	for topic := range c.cfg.handlers {
 		topics = append(topics, topic)
 	}
 	for ctx.Err() == nil {
-		records, err := c.compensator.ClaimFailed(ctx, reliable.ClaimRequest{
-			Worker: c.cfg.worker, Max: compensationBatch, Lease: c.cfg.lease,
-		}, topics...)
-		if err != nil {
+		leaseEnd := time.Now().Add(c.cfg.lease)
+		record, err := c.claimFailed(ctx, topics)
+		if record == nil || err != nil {
 			return err
 		}
-		if len(records) == 0 {
-			return nil
-		}
-		var errs []error
-		for i := range records {
-			errs = append(errs, c.handle(ctx, &records[i], time.Now().Add(c.cfg.lease)))
-		}
-		if err := errors.Join(errs...); err != nil {
+		if err := c.handle(ctx, record, leaseEnd); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (c *chores) claimFailed(ctx context.Context, topics []string) (*reliable.Record, error) {
+	timed, cancel := context.WithTimeout(ctx, c.cfg.storeTimeout)
+	defer cancel()
+	records, err := c.compensator.ClaimFailed(timed, reliable.ClaimRequest{
+		Worker: c.cfg.worker, Max: 1, Lease: c.cfg.lease,
+	}, topics...)
+	if len(records) == 0 || err != nil {
+		return nil, err
+	}
+	return &records[0], nil
 }
 
 // handle runs one handler within its lease and records what came of it, even if ctx ends meanwhile.
@@ -132,8 +135,11 @@ func (c *chores) call(ctx context.Context, record *reliable.Record, leaseEnd tim
 
 // purge deletes old rows in bounded batches, in one process of the fleet at a time.
 func (c *chores) purge(ctx context.Context) error {
+	term := time.Now()
 	if c.elector != nil {
-		elected, err := c.elector.Elect(ctx, "retention", c.cfg.worker, purgeLease)
+		timed, cancel := context.WithTimeout(ctx, c.cfg.storeTimeout)
+		defer cancel()
+		elected, err := c.elector.Elect(timed, "retention", c.cfg.worker, purgeLease)
 		if err != nil || !elected {
 			return err
 		}
@@ -141,21 +147,27 @@ func (c *chores) purge(ctx context.Context) error {
 	for status, age := range map[reliable.Status]time.Duration{
 		reliable.Confirmed: c.cfg.retention, reliable.Compensated: max(laterPurge, c.cfg.retention), reliable.Discarded: max(laterPurge, c.cfg.retention),
 	} {
-		for term := time.Now(); ctx.Err() == nil && time.Since(term) < purgeLease/2; {
-			n, err := c.purger.Purge(ctx, status, age, purgeBatch)
-			if err != nil {
+		for more := true; more && ctx.Err() == nil && time.Since(term) < purgeLease/2; {
+			var err error
+			if more, err = c.purgeBatch(ctx, status, age); err != nil {
 				return err
-			}
-			if n < purgeBatch {
-				break
 			}
 		}
 	}
 	return ctx.Err()
 }
 
+func (c *chores) purgeBatch(ctx context.Context, status reliable.Status, age time.Duration) (more bool, err error) {
+	timed, cancel := context.WithTimeout(ctx, c.cfg.storeTimeout)
+	defer cancel()
+	n, err := c.purger.Purge(timed, status, age, purgeBatch)
+	return n == purgeBatch, err
+}
+
 func (c *chores) report(ctx context.Context) error {
-	stats, err := c.inspector.Stats(ctx)
+	timed, cancel := context.WithTimeout(ctx, c.cfg.storeTimeout)
+	defer cancel()
+	stats, err := c.inspector.Stats(timed)
 	if err != nil {
 		return err
 	}

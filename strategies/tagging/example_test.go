@@ -301,3 +301,55 @@ func ExampleNew_invalid() {
 	// invalid WithMemory: 10 messages are fewer than the window of 1000
 	// true
 }
+
+// Business data and outbox in two databases have no common transaction. The business commits first; a crash before Publish
+// is made good by looking at recent business rows again, with IDs that derive from them: what is stored already is
+// recognised.
+func ExampleSender_Publish_anotherDatabase() {
+	ctx := context.Background()
+	store, broker := memstore.New(), membroker.New()
+	defer broker.Close()
+	outbox, err := tagging.New(store, broker, broker)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer relay(outbox)()
+
+	var committed []reliable.ID // the business table, in a database of its own
+	crashed := errors.New("crashed")
+	place := func(id reliable.ID, crash error) error {
+		committed = append(committed, id)
+		if crash != nil {
+			return crash
+		}
+		_, err := outbox.Publish(ctx, reliable.Envelope{ID: id, Topic: "orders.placed"})
+		return err
+	}
+	lookAgain := func() error {
+		for _, id := range committed {
+			receipt, err := outbox.Publish(ctx, reliable.Envelope{ID: id, Topic: "orders.placed"})
+			if err != nil {
+				return err
+			}
+			if _, err := receipt.Wait(ctx); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	fmt.Println("order-30:", place("order-30", nil))
+	fmt.Println("order-31:", place("order-31", crashed))
+	fmt.Println("look again:", lookAgain())
+	fmt.Println("look again:", lookAgain())
+	for _, delivered := range broker.Delivered("orders.placed") {
+		fmt.Println("delivered:", delivered.ID)
+	}
+	// Output:
+	// order-30: <nil>
+	// order-31: crashed
+	// look again: <nil>
+	// look again: <nil>
+	// delivered: order-30
+	// delivered: order-31
+}

@@ -141,17 +141,23 @@ func (g *group) next() []*groupCall {
 
 // store writes calls in one statement. If that is refused because of what one of them holds, each is stored on its own.
 func (g *group) store(calls []*groupCall) {
-	err := g.enqueue(calls)
+	wake, err := g.enqueue(calls)
 	if len(calls) > 1 && err != nil && (errors.Is(err, reliable.ErrConflict) || errors.Is(err, reliable.ErrInvalid)) {
 		for _, call := range calls {
-			g.finish([]*groupCall{call}, g.enqueue([]*groupCall{call}))
+			g.store([]*groupCall{call})
 		}
 		return
 	}
 	g.finish(calls, err)
+	if wake { // nobody waits for it
+		ctx, cancel := context.WithTimeout(context.Background(), g.s.cfg.storeTimeout)
+		defer cancel()
+		g.s.wakeQuietly(ctx)
+	}
 }
 
-func (g *group) enqueue(calls []*groupCall) error {
+// enqueue writes calls in one statement, hands over what was leased, and reports whether the rest needs a wake-up.
+func (g *group) enqueue(calls []*groupCall) (wake bool, err error) {
 	rows, size := 0, 0
 	for _, call := range calls {
 		rows, size = rows+len(call.envs), size+call.size
@@ -170,7 +176,7 @@ func (g *group) enqueue(calls []*groupCall) error {
 	leasedAt := time.Now()
 	stored, err := g.s.store.Enqueue(ctx, req, envs...)
 	if err != nil {
-		return notStored(err)
+		return false, notStored(err)
 	}
 	row := 0
 	for _, call := range calls {
@@ -186,10 +192,7 @@ func (g *group) enqueue(calls []*groupCall) error {
 			call.reserved = false
 		}
 	}
-	if !all {
-		g.s.wakeQuietly(ctx)
-	}
-	return nil
+	return !all, nil
 }
 
 func (g *group) finish(calls []*groupCall, err error) {

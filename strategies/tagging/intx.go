@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -40,15 +41,14 @@ func InTx[T any](ctx context.Context, outbox Transactional, db any, fn func(tx T
 
 	native, ok := tx.Native().(T)
 	if !ok {
-		var want T
-		return fmt.Errorf("tagging: begin: %w", reliable.Invalid("fn", "takes a %T, but the transaction on this db is a %T", want, tx.Native()))
+		return fmt.Errorf("tagging: begin: %w", reliable.Invalid("fn", "takes a %v, but the transaction on this db is a %T", reflect.TypeFor[T](), tx.Native()))
 	}
 	scope := &Scope{ctx: ctx, sender: s, tx: tx}
-	err = fn(native, scope)
-	scope.closed = true
-	if err != nil {
+	defer func() { scope.closed = true }() // a fn that panicked may have left it to others
+	if err := fn(native, scope); err != nil {
 		return err
 	}
+	scope.closed = true
 	return s.commit(ctx, tx, scope.envs)
 }
 

@@ -267,7 +267,13 @@ func WithStoreTimeout(timeout time.Duration) Option {
 
 // WithLimits makes the size limits stricter than those of the store and the broker adapter.
 func WithLimits(limits reliable.Limits) Option {
-	return func(c *config) { c.limits = c.limits.Stricter(limits) }
+	return func(c *config) {
+		if min(limits.Payload, limits.Metadata, limits.MetadataPairs, limits.Topic, limits.Key, limits.ID) < 0 {
+			c.invalid("WithLimits", "has a negative limit; 0 leaves that of the store and the broker adapter")
+			return
+		}
+		c.limits = c.limits.Stricter(limits)
+	}
 }
 
 // WithWorker names this process in leases and history, at most 128 bytes; default host name, process id and a random part.

@@ -132,17 +132,18 @@ func (o *Outbox) Stats(ctx context.Context) ([]reliable.TopicStats, error) {
 
 // settled tells receipts and hooks what was recorded.
 func (o *Outbox) settled(a *reliable.Attempt, s *reliable.Settlement, result reliable.SettleResult) {
-	recorded := result == reliable.Applied || result == reliable.Late || result == reliable.Repeated
+	// A late or repeated ack may have been recorded without changing the status; a store that can be asked knows.
+	confirmed := result == reliable.Applied || result != reliable.Stale && o.receipts.inspector == nil
 	switch {
-	case recorded && s.To == reliable.Confirmed:
+	case confirmed && s.To == reliable.Confirmed:
 		o.receipts.resolve(s.ID, reliable.Confirmed)
-	case s.To == reliable.Pending:
-		o.receipts.forget(s.ID) // any relay of the fleet may take the next attempt
-	case result == reliable.Applied && s.To == reliable.Failed:
+	case s.To == reliable.Failed && (result == reliable.Applied || result == reliable.Repeated):
 		o.receipts.resolve(s.ID, reliable.Failed)
 		o.chores.kickCompensation()
 		o.cfg.logger.Warn("message failed and waits for compensation", slog.String("id", string(s.ID)), slog.String("topic", s.Topic),
 			slog.Int("attempt", a.Attempts), slog.String("outcome", s.Outcome.String()), slog.String("reason", s.Reason))
+	default:
+		o.receipts.forget(s.ID) // any relay of the fleet may record the outcome: who waits asks the store
 	}
 	if o.cfg.hooks.Settled != nil {
 		o.cfg.hooks.Settled(a, s, result)
