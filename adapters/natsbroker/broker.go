@@ -88,8 +88,9 @@ func (b *Broker) Publish(ctx context.Context, batch []reliable.Attempt) (int, er
 			return handed, err
 		}
 		fs := make([]flight, n)
+		largest := b.Limits().Payload
 		for i := range fs {
-			b.encode(&fs[i], &batch[handed+i])
+			b.encode(&fs[i], &batch[handed+i], largest)
 		}
 		if b.handOver(fs) {
 			handed += n
@@ -143,8 +144,13 @@ func (b *Broker) whyWaiting(ctx context.Context) error {
 }
 
 // encode fills f from an attempt. The payload is shared until the confirm.
-func (b *Broker) encode(f *flight, a *reliable.Attempt) {
+func (b *Broker) encode(f *flight, a *reliable.Attempt, largest int) {
 	f.id, f.fence = a.ID, a.Fence
+	if len(a.Payload) > largest {
+		f.refused = reliable.Invalid("Payload", "has %d bytes, the server's max_payload leaves room for %d: "+
+			"send a reference, or raise max_payload", len(a.Payload), largest)
+		return
+	}
 	subject, err := b.subjectOf(a.Topic)
 	if err != nil {
 		f.refused = err
@@ -193,8 +199,8 @@ func (b *Broker) clock() int64 { return int64(time.Since(b.start)) }
 func (b *Broker) MaxConfirmWait() time.Duration { return b.confirmTimeout + slack }
 
 // Limits implements [reliable.Limited]. The payload's is the server's max_payload, as far as it is known (see
-// [WithMaxPayload]), less 4 KiB for headers; a message with more metadata than that may be rejected below the limit.
-// JetStream takes 64 KiB of headers.
+// [WithMaxPayload]), less 4 KiB for headers: one with more metadata than that may be rejected below the limit. JetStream
+// takes 64 KiB of headers.
 func (b *Broker) Limits() reliable.Limits {
 	b.mu.Lock()
 	defer b.mu.Unlock()

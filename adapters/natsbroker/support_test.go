@@ -1,0 +1,135 @@
+package natsbroker_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/waybillmq/waybill/adapters/natsbroker"
+	"github.com/waybillmq/waybill/adapters/natsbroker/embedded"
+	"github.com/waybillmq/waybill/reliable"
+)
+
+// patience is how long a test waits for what must happen, on a loaded machine.
+const patience = 30 * time.Second
+
+func startServer(t *testing.T, opts ...embedded.Option) *embedded.Server {
+	t.Helper()
+	server, err := embedded.StartServer(t.Context(), t.TempDir(), opts...)
+	require.NoError(t, err)
+	t.Cleanup(server.Stop)
+	return server
+}
+
+func configOf(server *embedded.Server) natsbroker.Config {
+	return natsbroker.Config{Connection: []nats.Option{server.ClientOption()}}
+}
+
+// newBroker returns a broker for server whose stream "orders" takes "orders.>".
+func newBroker(t *testing.T, server *embedded.Server, opts ...natsbroker.Option) *natsbroker.Broker {
+	t.Helper()
+	opts = append([]natsbroker.Option{natsbroker.WithStream("orders", "orders.>")}, opts...)
+	b, err := natsbroker.New(configOf(server), opts...)
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, b.Close()) })
+	return b
+}
+
+func declared(t *testing.T, b *natsbroker.Broker) *natsbroker.Broker {
+	t.Helper()
+	require.NoError(t, b.Declare(within(t)))
+	return b
+}
+
+// within returns a context that ends when the test's patience does.
+func within(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func attempts(topic string, n int) []reliable.Attempt {
+	batch := make([]reliable.Attempt, n)
+	for i := range batch {
+		batch[i] = reliable.Attempt{
+			Envelope: reliable.Envelope{ID: reliable.NewID(), Topic: topic, Payload: []byte("payload")}, Fence: 1, Attempts: 1,
+		}
+	}
+	return batch
+}
+
+func publish(t *testing.T, b *natsbroker.Broker, batch []reliable.Attempt) {
+	t.Helper()
+	n, err := b.Publish(within(t), batch)
+	require.NoError(t, err)
+	require.Equal(t, len(batch), n)
+}
+
+// receive returns n confirms by ID, each of which must be the only one.
+func receive(t *testing.T, b *natsbroker.Broker, n int) map[reliable.ID]reliable.Confirm {
+	t.Helper()
+	ctx := within(t)
+	confirms := make(map[reliable.ID]reliable.Confirm, n)
+	for len(confirms) < n {
+		got, err := b.Receive(ctx, n-len(confirms))
+		require.NoError(t, err, "%d of %d confirms came", len(confirms), n)
+		for _, confirm := range got {
+			require.NotContains(t, confirms, confirm.ID, "confirmed twice")
+			confirms[confirm.ID] = confirm
+		}
+	}
+	return confirms
+}
+
+// outcome publishes one attempt and returns its confirm.
+func outcome(t *testing.T, b *natsbroker.Broker, env reliable.Envelope) reliable.Confirm {
+	t.Helper()
+	if env.ID == "" {
+		env.ID = reliable.NewID()
+	}
+	publish(t, b, []reliable.Attempt{{Envelope: env, Fence: 1, Attempts: 1}})
+	return receive(t, b, 1)[env.ID]
+}
+
+// drained closes b and counts what remains to be received.
+func drained(t *testing.T, b *natsbroker.Broker) (confirms []reliable.Confirm) {
+	t.Helper()
+	require.NoError(t, b.Close())
+	for {
+		got, err := b.Receive(within(t), 100)
+		if errors.Is(err, io.EOF) {
+			return confirms
+		}
+		require.NoError(t, err)
+		confirms = append(confirms, got...)
+	}
+}
+
+// client returns a plain NATS client of server.
+func client(t *testing.T, server *embedded.Server, opts ...nats.Option) (*nats.Conn, jetstream.JetStream) {
+	t.Helper()
+	nc, err := nats.Connect("", append(opts, server.ClientOption())...)
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	require.NoError(t, err)
+	return nc, js
+}
+
+// stored returns how many messages a stream has.
+func stored(t *testing.T, server *embedded.Server, stream string) int {
+	t.Helper()
+	nc, js := client(t, server)
+	defer nc.Close()
+	s, err := js.Stream(within(t), stream)
+	require.NoError(t, err)
+	return int(s.CachedInfo().State.Msgs)
+}
