@@ -13,7 +13,8 @@ type Publisher interface {
 	// What the adapter itself refuses (too large, not encodable) counts as handed over and yields [Rejected]; a failed
 	// write counts as handed over and yields [Unknown]. Publish blocks while the adapter's window is full or the broker
 	// cannot be reached, but not past ctx. Adapters classify, they never retry. An ID is never handed over again before
-	// its last Confirm was received. Payloads and metadata are only read, and only until the Confirm was received.
+	// its last Confirm was received. Payloads and metadata are only read, and only until the Confirm was received; the
+	// slice itself is the caller's again once Publish returns.
 	//
 	// Errors: [ErrClosed] after Close; ctx's error; otherwise why the broker cannot be reached now.
 	Publish(ctx context.Context, batch []Attempt) (n int, err error)
