@@ -1,0 +1,153 @@
+package sqlstore
+
+// Class is what an error of a database means to a store.
+type Class int
+
+const (
+	// Lost means that the answer is not known: what was asked may or may not have happened. Whatever did not come from the
+	// server is this.
+	Lost Class = iota
+	// Refused means that the server, or the driver before it sent anything, said no: nothing happened.
+	Refused
+	// Duplicate is a refusal because the primary key exists.
+	Duplicate
+	// Conflict is a refusal that a repetition of the transaction heals: a deadlock, a serialization failure.
+	Conflict
+	// Missing is a refusal because a table or column does not exist.
+	Missing
+)
+
+// Dialect is what differs between databases.
+type Dialect struct {
+	// Package begins every error.
+	Package string
+	// Arrays says that lists are passed as arrays, and not as a placeholder for each element.
+	Arrays bool
+	// InsertRows and InsertBytes bound one INSERT into the outbox; ListRows bounds the lists of all other statements.
+	InsertRows, InsertBytes, ListRows int
+	// Classify says what an error means, [Lost] if nothing else.
+	Classify func(error) Class
+	// Ended reports whether a refused statement has taken the whole transaction with it.
+	Ended func(error) bool
+	// Explicit says that even a single statement is given a transaction of its own, because the store takes part in who may
+	// write when.
+	Explicit bool
+	// Savepoint, Release and RollbackTo are followed by a name.
+	Savepoint, Release, RollbackTo string
+	Statements
+}
+
+// Statements are the SQL of a store. The comments give the parameters in the order of their placeholders; a name in
+// brackets is a list, several beside one another are the columns of one list.
+type Statements struct {
+	// Insert stores rows: [id] [topic] [okey] [metadata] [payload] [size] [ordinal] [wait] [leased] [deadline]
+	// [worker]. stored_at is now + ordinal, so that rows of one batch have an order; due is now + wait, or parked if there
+	// is a key; leased is 1 or 0, and so are fence and attempts.
+	Insert Statement
+	// InsertSkipping is Insert that skips the IDs that exist and returns those that were stored, for databases where a
+	// failed statement takes the transaction with it; empty for others.
+	InsertSkipping Statement
+	// InsertLanes queues keyed rows, in the order given: [lane] [id] [delay]. ready_at is now + delay, or 0 without one.
+	InsertLanes Statement
+	// Existing reads rows with their payload: [id]. It sees what others have committed by now, also where the snapshot of
+	// the caller's transaction is older.
+	Existing Statement
+	// Lookup reads rows with their payload, without a lock: [id].
+	Lookup Statement
+	// Delete deletes rows: [id].
+	Delete Statement
+
+	// Look returns, without a lock, whether a lane row is fresh, and whether a row is due.
+	Look Statement
+	// Pick locks what is due, oldest first, and skips what is locked: inline, limit. A payload is read along if the row's
+	// size is at most inline.
+	Pick Statement
+	// Payloads reads id, payload: [id].
+	Payloads Statement
+	// Lease takes rows: lease, worker, [id].
+	Lease Statement
+
+	// PromotionLock returns a row if nobody else is promoting.
+	PromotionLock Statement
+	// Fresh locks fresh lane rows and skips what is locked: after, limit. It returns seq, lane, id, ready_at, now.
+	Fresh Statement
+	// Heads returns the lanes that have a head, without a lock: [lane]. TryHeads locks them, skipping what is locked.
+	Heads, TryHeads Statement
+	// TryParked locks pending parked rows, skipping what is locked, and returns their ids: [id].
+	TryParked Statement
+	// Known returns the ids of rows that are pending, without a lock: [id].
+	Known Statement
+	// LockHeads returns lane, seq, id: [lane].
+	LockHeads Statement
+	// Next returns the first row of each lane that has a head: seq, lane, id, ready_at, now: [lane].
+	Next Statement
+	// WriteHeads inserts or replaces heads: [lane] [seq] [id].
+	WriteHeads Statement
+	// DeleteHeads deletes heads: [lane]. DeleteLanes deletes lane rows: [seq].
+	DeleteHeads, DeleteLanes Statement
+	// MarkLanes makes lane rows no longer fresh: [seq].
+	MarkLanes Statement
+	// Ready makes parked rows due at a time, or now if that is later: at, [id].
+	Ready Statement
+
+	// Confirm records acks of the newest lease: whether unkeyed, fence, [id].
+	Confirm Statement
+	// Lock locks rows and reads them, without their payload: [id].
+	Lock Statement
+	// Write writes what decisions change: [id] [status] [due] [attempts] [failures] [failing_since] [flags] [acked_by].
+	Write Statement
+	// Past returns id, fence, outcome, charged, decided of attempts: [id]. decided is the status that was asked for.
+	Past Statement
+	// Remember writes history, replacing what is there: [id] [fence] [entry] [outcome] [charged] [decided] [reason]
+	// [worker] [at].
+	Remember Statement
+	// Trim deletes all history of an id but the newest: id, id, how many to keep - 1.
+	Trim Statement
+	// History returns id, fence, outcome, charged, reason, at, now, oldest first: [id].
+	History Statement
+	// Forget deletes history: [id].
+	Forget Statement
+
+	// Refuse opens a hold or counts on it: topic, delay, delay.
+	Refuse Statement
+	// Holds returns topic, slot, refusals, opened_at, next_probe, now of all holds; Hold of one: topic.
+	Holds, Hold Statement
+	// TryHold locks one, skipping what is locked; LockHold waits: topic. ShareHolds locks against removal: [topic], and
+	// returns topic, slot.
+	TryHold, LockHold, ShareHolds Statement
+	// ProbeLater sets the next probe: delay, topic.
+	ProbeLater Statement
+	// Unhold deletes a hold: topic.
+	Unhold Statement
+	// PickHeld locks the rows of a slot, oldest first, skipping what is locked, and reads them without their payload: due,
+	// limit.
+	PickHeld Statement
+	// AnyHeld returns whether a slot has rows: due.
+	AnyHeld Statement
+	// HeldSince returns the ids of a slot's rows that have been failing for long, without a lock: due, waited, limit.
+	HeldSince Statement
+	// ReleaseHeld makes rows due now: [id].
+	ReleaseHeld Statement
+
+	// PickFailed returns the ids of failed rows that are due, oldest first, without a lock: [topic], limit.
+	PickFailed Statement
+	// TryFailed locks those that are still failed and due, oldest first, skipping what is locked: [id].
+	TryFailed Statement
+	// LeaseFailed takes failed rows: lease, worker, [id].
+	LeaseFailed Statement
+
+	// PickSettled locks rows of a final status by age, skipping what is locked: status, olderThan, limit. It returns id,
+	// flags.
+	PickSettled Statement
+
+	// Stats returns topic, status, count, oldest stored_at, now of what is pending or failed.
+	Stats Statement
+
+	// LockChore returns worker, until, now: name.
+	LockChore Statement
+	// AddChore inserts a term: name, worker, lease; SetChore changes it: worker, lease, name; EndChore ends it: name.
+	AddChore, SetChore, EndChore Statement
+
+	// Version returns the newest version, and the oldest program that can use it.
+	Version Statement
+}

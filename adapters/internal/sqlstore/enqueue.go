@@ -1,0 +1,354 @@
+package sqlstore
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+
+	"github.com/waybillmq/waybill/reliable"
+)
+
+// Enqueue stores envelopes and commits them at once; see [reliable.Enqueuer].
+func (s *Store) Enqueue(
+	ctx context.Context, req reliable.EnqueueRequest, envs ...reliable.Envelope,
+) ([]reliable.Stored, error) {
+	b, err := s.newBatch(req, envs)
+	if err != nil || len(envs) == 0 {
+		return nil, s.fail("enqueue", err)
+	}
+	done := false
+	if b.single() && !s.dialect.Explicit {
+		done, err = s.insertAlone(ctx, b)
+	}
+	if !done && err == nil {
+		err = s.write(ctx, func(tx Tx) error {
+			b.reset()
+			return b.insert(ctx, tx)
+		})
+	}
+	if err != nil {
+		return nil, s.notStored(err)
+	}
+	return b.stored, nil
+}
+
+// insertAlone stores the batch by one statement that commits by itself. It is not done, without an error, if some IDs
+// exist: then nothing was stored.
+func (s *Store) insertAlone(ctx context.Context, b *batch) (done bool, err error) {
+	for try := 1; ; try++ {
+		conn, release, err := s.db.Acquire(ctx)
+		if err != nil {
+			return false, err
+		}
+		_, err = s.exec(ctx, conn, s.dialect.Insert, b.columns(b.all)...)
+		release()
+		switch {
+		case err == nil:
+			b.markNew(b.all)
+			return true, nil
+		case s.dialect.Classify(err) == Duplicate:
+			return false, nil
+		case s.again(ctx, err, try):
+		case s.dialect.Classify(err) == Lost && !stale(err):
+			return false, fmt.Errorf("%w: the answer was cut off: %w", reliable.ErrUnknown, err)
+		default:
+			return false, err
+		}
+	}
+}
+
+// notStored says what an error of storing means to the caller.
+func (s *Store) notStored(err error) error {
+	switch {
+	case errors.Is(err, reliable.ErrUnknown), errors.Is(err, reliable.ErrConflict), errors.Is(err, reliable.ErrInvalid):
+		return s.fail("enqueue", err)
+	}
+	return s.fail("enqueue", fmt.Errorf("%w: %w", reliable.ErrNotStored, err))
+}
+
+// batch is one Enqueue.
+type batch struct {
+	store  *Store
+	req    reliable.EnqueueRequest
+	envs   []reliable.Envelope
+	stored []reliable.Stored
+	all    []int // the indexes of envs
+	chunks int   // how many statements they take
+	keyed  bool
+}
+
+func (s *Store) newBatch(req reliable.EnqueueRequest, envs []reliable.Envelope) (*batch, error) {
+	if req.Lease < 0 {
+		return nil, reliable.Invalid("Lease", "is %v, must be 0 (none) or more", req.Lease)
+	}
+	if err := checkWorker(req.Worker); err != nil {
+		return nil, err
+	}
+	b := &batch{store: s, req: req, envs: envs, stored: make([]reliable.Stored, len(envs)), all: make([]int, len(envs))}
+	for i := range envs {
+		if err := s.limits.Check(&envs[i]); err != nil {
+			return nil, err
+		}
+		b.all[i] = i
+		b.keyed = b.keyed || envs[i].Key != ""
+	}
+	b.chunks = len(b.split(b.all))
+	return b, nil
+}
+
+// single reports whether one statement stores everything.
+func (b *batch) single() bool { return b.chunks == 1 && !b.keyed }
+
+func (b *batch) reset() { clear(b.stored) }
+
+// split divides the envelopes into what fits one statement each.
+func (b *batch) split(indexes []int) [][]int {
+	var chunks [][]int
+	first, size := 0, 0
+	for n, i := range indexes {
+		bytes := b.envs[i].Size()
+		if n > first && (n-first >= b.store.dialect.InsertRows || size+bytes > b.store.dialect.InsertBytes) {
+			chunks = append(chunks, indexes[first:n])
+			first, size = n, 0
+		}
+		size += bytes
+	}
+	return append(chunks, indexes[first:])
+}
+
+// insert stores the batch inside a transaction. After an error the transaction holds part of it.
+func (b *batch) insert(ctx context.Context, c Conn) error {
+	for _, chunk := range b.split(b.all) {
+		insert := b.insertChunk
+		if b.store.dialect.InsertSkipping.text != "" {
+			insert = b.insertSkipping
+		}
+		if err := insert(ctx, c, chunk); err != nil {
+			return err
+		}
+	}
+	if b.keyed {
+		return b.queue(ctx, c)
+	}
+	return nil
+}
+
+// maxRounds bounds how often IDs may appear and disappear while a batch is stored.
+const maxRounds = 10
+
+var errUnstable = errors.New("the ids are stored and deleted by others all the time: repeat the transaction")
+
+// insertChunk stores envelopes where a failed INSERT leaves the transaction as it was.
+func (b *batch) insertChunk(ctx context.Context, c Conn, indexes []int) error {
+	_, err := b.store.exec(ctx, c, b.store.dialect.Insert, b.columns(indexes)...)
+	if err == nil {
+		b.markNew(indexes)
+		return nil
+	}
+	left := indexes
+	for range maxRounds {
+		if b.store.dialect.Classify(err) != Duplicate {
+			return err
+		}
+		if left, err = b.skip(ctx, c, left); err != nil || len(left) == 0 {
+			return err
+		}
+		first, twice, err2 := b.firsts(left)
+		if err2 != nil {
+			return err2
+		}
+		if _, err = b.store.exec(ctx, c, b.store.dialect.Insert, b.columns(first)...); err == nil {
+			b.markNew(first)
+			_, err = b.skip(ctx, c, twice)
+			return err
+		}
+	}
+	return errUnstable
+}
+
+// insertSkipping stores envelopes where a failed INSERT would take the transaction with it.
+func (b *batch) insertSkipping(ctx context.Context, c Conn, indexes []int) error {
+	left := indexes
+	for range maxRounds {
+		ids, err := b.store.strings(ctx, c, b.store.dialect.InsertSkipping, b.columns(left)...)
+		if err != nil {
+			return err
+		}
+		if len(ids) == len(left) {
+			b.markNew(left)
+			return nil
+		}
+		stored := make(map[string]bool, len(ids))
+		for _, id := range ids {
+			stored[id] = true
+		}
+		var fresh, skipped []int
+		for _, i := range left {
+			if id := string(b.envs[i].ID); stored[id] {
+				fresh = append(fresh, i)
+				delete(stored, id) // another envelope of the same ID was skipped
+			} else {
+				skipped = append(skipped, i)
+			}
+		}
+		b.markNew(fresh)
+		if left, err = b.skip(ctx, c, skipped); err != nil || len(left) == 0 {
+			return err
+		}
+	}
+	return errUnstable
+}
+
+// skip compares envelopes with what is stored under their IDs, and returns those of which nothing is.
+func (b *batch) skip(ctx context.Context, c Conn, indexes []int) ([]int, error) {
+	if len(indexes) == 0 {
+		return nil, nil
+	}
+	existing := make(map[string]*row, len(indexes))
+	err := inChunks(indexes, b.store.dialect.ListRows, func(part []int) error {
+		ids := make([]string, len(part))
+		for n, i := range part {
+			ids[n] = string(b.envs[i].ID)
+		}
+		rows, err := b.store.rows(ctx, c, b.store.dialect.Existing, ids)
+		for _, r := range rows {
+			existing[r.id] = r
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	var left []int
+	for _, i := range indexes {
+		r := existing[string(b.envs[i].ID)]
+		if r == nil {
+			left = append(left, i)
+			continue
+		}
+		if r.topic != b.envs[i].Topic || !bytes.Equal(r.payload, b.envs[i].Payload) {
+			return nil, b.conflict(i)
+		}
+		attempt, err := r.attempt()
+		if err != nil {
+			return nil, err
+		}
+		b.stored[i] = reliable.Stored{Attempt: attempt, Status: r.status}
+	}
+	return left, nil
+}
+
+// firsts separates the first envelope of each ID from those that repeat it.
+func (b *batch) firsts(indexes []int) (first, twice []int, err error) {
+	seen := make(map[reliable.ID]int, len(indexes))
+	for _, i := range indexes {
+		env := &b.envs[i]
+		before, repeated := seen[env.ID]
+		switch {
+		case !repeated:
+			seen[env.ID] = i
+			first = append(first, i)
+		case b.envs[before].Topic != env.Topic || !bytes.Equal(b.envs[before].Payload, env.Payload):
+			return nil, nil, b.conflict(i)
+		default:
+			twice = append(twice, i)
+		}
+	}
+	return first, twice, nil
+}
+
+func (b *batch) conflict(i int) error {
+	return fmt.Errorf("envelope %d, id %q: %w", i, string(b.envs[i].ID), reliable.ErrConflict)
+}
+
+// queue puts the new keyed envelopes into their lanes, in the order given.
+func (b *batch) queue(ctx context.Context, c Conn) error {
+	var fresh []int
+	for i := range b.envs {
+		if b.stored[i].New && b.envs[i].Key != "" {
+			fresh = append(fresh, i)
+		}
+	}
+	return inChunks(fresh, b.store.dialect.ListRows, func(part []int) error {
+		lanes, ids, delays := make([][]byte, len(part)), make([]string, len(part)), make([]int64, len(part))
+		for n, i := range part {
+			env := &b.envs[i]
+			lanes[n], ids[n], delays[n] = laneOf(env.Topic, env.Key), string(env.ID), micros(env.Delay)
+		}
+		_, err := b.store.exec(ctx, c, b.store.dialect.InsertLanes, lanes, ids, delays)
+		return err
+	})
+}
+
+// laneOf names the envelopes of one topic and key.
+func laneOf(topic, key string) []byte {
+	sum := sha256.Sum256([]byte(topic + "\x00" + key))
+	return sum[:16]
+}
+
+// leases reports whether an envelope is leased as it is stored.
+func (b *batch) leases(env *reliable.Envelope) bool {
+	return b.req.Lease > 0 && env.Key == "" && env.Delay == 0
+}
+
+func (b *batch) markNew(indexes []int) {
+	for _, i := range indexes {
+		b.stored[i] = reliable.Stored{Attempt: reliable.Attempt{Envelope: b.envs[i]}, New: true}
+		if b.leases(&b.envs[i]) {
+			b.stored[i].Leased, b.stored[i].Fence, b.stored[i].Attempts = true, 1, 1
+		}
+	}
+}
+
+// remove deletes what the batch has stored so far, where there is no savepoint to go back to.
+func (b *batch) remove(ctx context.Context, c Conn) error {
+	var ids []string
+	for i := range b.stored {
+		if b.stored[i].New {
+			ids = append(ids, string(b.envs[i].ID))
+		}
+	}
+	return inChunks(ids, b.store.dialect.ListRows, func(part []string) error {
+		_, err := b.store.exec(ctx, c, b.store.dialect.Delete, part)
+		return err
+	})
+}
+
+// columns are the parameters of Insert.
+func (b *batch) columns(indexes []int) []any {
+	n := len(indexes)
+	texts := make([]string, 4*n)
+	ids, topics, keys, workers := texts[:n:n], texts[n:2*n:2*n], texts[2*n:3*n:3*n], texts[3*n:]
+	numbers := make([]int64, 5*n)
+	sizes, ordinals, waits := numbers[:n:n], numbers[n:2*n:2*n], numbers[2*n:3*n:3*n]
+	leases, deadlines := numbers[3*n:4*n:4*n], numbers[4*n:]
+	blobs := make([][]byte, 2*n)
+	metadata, payloads := blobs[:n:n], blobs[n:]
+	lease := micros(b.req.Lease)
+	for row, i := range indexes {
+		env := &b.envs[i]
+		ids[row], topics[row], keys[row] = string(env.ID), env.Topic, env.Key
+		metadata[row] = encodeMetadata(env.Metadata)
+		payloads[row] = env.Payload
+		if env.Payload == nil {
+			payloads[row] = []byte{}
+		}
+		sizes[row], ordinals[row], deadlines[row] = int64(env.Size()), int64(row), micros(env.Deadline)
+		waits[row] = micros(env.Delay)
+		if b.leases(env) {
+			waits[row], leases[row], workers[row] = lease, 1, b.req.Worker
+		}
+	}
+	return []any{ids, topics, keys, metadata, payloads, sizes, ordinals, waits, leases, deadlines, workers}
+}
+
+const maxWorkerBytes = 128
+
+func checkWorker(worker string) error {
+	if len(worker) > maxWorkerBytes {
+		return reliable.Invalid("Worker", "has %d bytes, at most %d are allowed", len(worker), maxWorkerBytes)
+	}
+	return nil
+}

@@ -1,0 +1,178 @@
+package sqlstore
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"github.com/waybillmq/waybill/reliable"
+)
+
+// maxLookup is how many IDs are looked up at a time.
+const maxLookup = 1000
+
+// Stats returns counts and ages by topic, ordered by topic; see [reliable.Inspector].
+func (s *Store) Stats(ctx context.Context) ([]reliable.TopicStats, error) {
+	var topics map[string]*reliable.TopicStats
+	err := s.read(ctx, func(c Conn) error {
+		topics = make(map[string]*reliable.TopicStats)
+		return s.query(ctx, c, func(rows Rows) error {
+			var topic string
+			var status, count int
+			var oldest, now int64
+			if err := rows.Scan(&topic, &status, &count, &oldest, &now); err != nil {
+				return err
+			}
+			stats := topics[topic]
+			if stats == nil {
+				stats = &reliable.TopicStats{Topic: topic}
+				topics[topic] = stats
+			}
+			age := max(duration(now-oldest), 0)
+			if status == int(reliable.Failed) {
+				stats.Failed, stats.OldestFailed = count, age
+			} else {
+				stats.Pending, stats.OldestPending = count, age
+			}
+			return nil
+		}, s.dialect.Stats)
+	})
+	if err != nil {
+		return nil, s.fail("count", err)
+	}
+	all := make([]reliable.TopicStats, 0, len(topics))
+	for _, stats := range topics {
+		all = append(all, *stats)
+	}
+	slices.SortFunc(all, func(a, b reliable.TopicStats) int { return cmp.Compare(a.Topic, b.Topic) })
+	return all, nil
+}
+
+// Lookup returns what is stored of the IDs that exist; see [reliable.Inspector].
+func (s *Store) Lookup(ctx context.Context, ids ...reliable.ID) ([]reliable.Record, error) {
+	if len(ids) > maxLookup {
+		return nil, s.fail("look up", reliable.Invalid("ids", "are %d, at most %d are looked up at a time", len(ids), maxLookup))
+	}
+	texts := make([]string, len(ids))
+	for i, id := range ids {
+		texts[i] = string(id)
+	}
+	slices.Sort(texts)
+	texts = slices.Compact(texts)
+	var records []reliable.Record
+	err := s.read(ctx, func(c Conn) error {
+		records = nil
+		return inChunks(texts, s.dialect.ListRows, func(part []string) error {
+			rows, err := s.rows(ctx, c, s.dialect.Lookup, part)
+			if err != nil {
+				return err
+			}
+			some, err := s.records(ctx, c, rows)
+			records = append(records, some...)
+			return err
+		})
+	})
+	if err != nil {
+		return nil, s.fail("look up", err)
+	}
+	return records, nil
+}
+
+// records turns rows into records, after reading their history.
+func (s *Store) records(ctx context.Context, c Conn, rows []*row) ([]reliable.Record, error) {
+	var troubled []string
+	for _, r := range rows {
+		if r.has(flagHistory) {
+			troubled = append(troubled, r.id)
+		}
+	}
+	history, err := s.history(ctx, c, troubled)
+	if err != nil {
+		return nil, err
+	}
+	records := make([]reliable.Record, len(rows))
+	for i, r := range rows {
+		if records[i], err = r.record(); err != nil {
+			return nil, err
+		}
+		records[i].History = history[r.id]
+	}
+	return records, nil
+}
+
+// history reads what went wrong, oldest first.
+func (s *Store) history(ctx context.Context, c Conn, ids []string) (map[string][]reliable.HistoryEntry, error) {
+	all := make(map[string][]reliable.HistoryEntry)
+	err := inChunks(ids, s.dialect.ListRows, func(part []string) error {
+		return s.query(ctx, c, func(rows Rows) error {
+			var id string
+			var e reliable.HistoryEntry
+			var outcome int
+			var at, now int64
+			if err := rows.Scan(&id, &e.Fence, &outcome, &e.Charged, &e.Reason, &at, &now); err != nil {
+				return err
+			}
+			e.Outcome = reliable.Outcome(outcome) //nolint:gosec // it is small
+			e.Ago = max(duration(now-at), 0)
+			all[id] = append(all[id], e)
+			return nil
+		}, s.dialect.History, part)
+	})
+	for id, entries := range all {
+		all[id] = entries[max(len(entries)-reliable.MaxHistory, 0):]
+	}
+	return all, err
+}
+
+// Purge deletes what was settled long enough ago; see [reliable.Purger].
+func (s *Store) Purge(
+	ctx context.Context, status reliable.Status, olderThan time.Duration, limit int,
+) (int, error) {
+	switch {
+	case !status.Final():
+		return 0, s.fail("purge", reliable.Invalid("status", "is %v, only what is final can be deleted", status))
+	case olderThan < 0:
+		return 0, s.fail("purge", reliable.Invalid("olderThan", "is %v, must be 0 or more", olderThan))
+	case limit < 1:
+		return 0, s.fail("purge", reliable.Invalid("limit", "is %d, must be at least 1", limit))
+	}
+	deleted := 0
+	err := s.write(ctx, func(tx Tx) error {
+		var ids, troubled []string
+		err := s.query(ctx, tx, func(rows Rows) error {
+			var id string
+			var flags int
+			if err := rows.Scan(&id, &flags); err != nil {
+				return err
+			}
+			ids = append(ids, id)
+			if flags&flagHistory != 0 {
+				troubled = append(troubled, id)
+			}
+			return nil
+		}, s.dialect.PickSettled, int64(status), micros(olderThan), int64(limit))
+		if err != nil {
+			return err
+		}
+		deleted = len(ids)
+		slices.Sort(ids)
+		for _, step := range []struct {
+			statement Statement
+			ids       []string
+		}{{s.dialect.Delete, ids}, {s.dialect.Forget, troubled}} {
+			err := inChunks(step.ids, s.dialect.ListRows, func(part []string) error {
+				_, err := s.exec(ctx, tx, step.statement, part)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, s.fail("purge", err)
+	}
+	return deleted, nil
+}

@@ -1,0 +1,193 @@
+package sqlitestore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+
+	"github.com/waybillmq/waybill/adapters/internal/sqlstore"
+)
+
+// dialect is what sets SQLite apart. A statement of 500 rows has 5,500 of the 32,766 parameters that SQLite allows.
+func dialect(prefix string) sqlstore.Dialect {
+	return sqlstore.Dialect{
+		Package:     "sqlitestore",
+		InsertRows:  500,
+		InsertBytes: 4 << 20,
+		ListRows:    1000,
+		Classify:    classify,
+		Ended:       ended,
+		Explicit:    true,
+		Savepoint:   "SAVEPOINT",
+		Release:     "RELEASE",
+		RollbackTo:  "ROLLBACK TO",
+		Statements:  statements(prefix),
+	}
+}
+
+// primaryCode is the part of an extended result code that is the code.
+const primaryCode = 0xff
+
+func classify(err error) sqlstore.Class {
+	var e *sqlite.Error
+	if !errors.As(err, &e) {
+		// Nothing lies between this process and the database: what was not done, was not done.
+		return sqlstore.Refused
+	}
+	switch e.Code() {
+	case sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_UNIQUE, sqlite3.SQLITE_CONSTRAINT_ROWID:
+		return sqlstore.Duplicate
+	case sqlite3.SQLITE_BUSY_SNAPSHOT:
+		return sqlstore.Conflict
+	}
+	switch e.Code() & primaryCode {
+	case sqlite3.SQLITE_LOCKED:
+		return sqlstore.Conflict
+	case sqlite3.SQLITE_IOERR:
+		return sqlstore.Lost // a failed sync: the frames may be on the disk
+	case sqlite3.SQLITE_ERROR:
+		text := e.Error()
+		if strings.Contains(text, "no such table") || strings.Contains(text, "no such column") ||
+			strings.Contains(text, "no such index") || strings.Contains(text, "has no column named") {
+			return sqlstore.Missing
+		}
+	}
+	return sqlstore.Refused
+}
+
+// ended reports the errors by which SQLite may roll a whole transaction back.
+func ended(err error) bool {
+	var e *sqlite.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	switch e.Code() & primaryCode {
+	case sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_INTERRUPT:
+		return true
+	}
+	return false
+}
+
+// database is where the store's transactions come from. Writers of this process queue up in Go: SQLite's own waiting is
+// a poll with growing pauses, in which the unlucky starve.
+type database struct {
+	sqlstore.SQLDatabase
+	prefix string
+	turn   chan struct{} // holds a token while nobody of this store is writing
+}
+
+func newDatabase(db *sql.DB, prefix string) *database {
+	d := &database{sqlstore.SQLDatabase{DB: db}, prefix, make(chan struct{}, 1)}
+	d.turn <- struct{}{}
+	return d
+}
+
+// maxTurn bounds how long a writer waits for its turn; after that it takes its chances with SQLite's lock, so that nothing
+// is stuck for good behind a transaction that waits for it.
+const maxTurn = 5 * time.Second
+
+// take waits for the turn to write; the returned function passes it on.
+func (d *database) take(ctx context.Context) (func(), error) {
+	pass := func() { d.turn <- struct{}{} }
+	select {
+	case <-d.turn:
+		return sync.OnceFunc(pass), nil
+	default:
+	}
+	patience := time.NewTimer(maxTurn)
+	defer patience.Stop()
+	select {
+	case <-d.turn:
+		return sync.OnceFunc(pass), nil
+	case <-patience.C:
+		return func() {}, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// Begin starts a transaction that holds the write lock from the start, however db was opened: one that reads first and
+// writes then would fail at once if anybody has written in between.
+func (d *database) Begin(ctx context.Context) (sqlstore.Tx, error) {
+	pass, err := d.take(ctx)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := d.DB.Conn(ctx)
+	if err != nil {
+		pass()
+		return nil, err
+	}
+	if _, err := conn.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
+		_ = conn.Close()
+		pass()
+		return nil, err
+	}
+	return &ownTx{SQLConn: sqlstore.SQLConn{On: conn}, conn: conn, pass: pass}, nil
+}
+
+// ownTx is a transaction of the store's own.
+type ownTx struct {
+	sqlstore.SQLConn
+	conn  *sql.Conn
+	pass  func()
+	ended bool
+}
+
+// Commit is not interrupted half way: the disk is as near as this process.
+func (t *ownTx) Commit(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		t.Rollback()
+		return err
+	}
+	_, err := t.conn.ExecContext(context.WithoutCancel(ctx), "COMMIT")
+	if err != nil {
+		t.Rollback()
+		return err
+	}
+	t.end()
+	return nil
+}
+
+func (t *ownTx) Rollback() {
+	if t.ended {
+		return
+	}
+	_, _ = t.conn.ExecContext(context.Background(), "ROLLBACK") // an error means that SQLite has rolled back itself
+	t.end()
+}
+
+func (t *ownTx) end() {
+	t.ended = true
+	_ = t.conn.Close()
+	t.pass()
+}
+
+// business begins a transaction on the user's handle, and takes the write lock at once: SQLite does that for BEGIN
+// IMMEDIATE only, which is a matter of how db was opened, and otherwise for the first statement that may write.
+func (d *database) business(ctx context.Context, db any) (sqlstore.Native, error) {
+	if db == nil {
+		db = d.DB
+	}
+	pass, err := d.take(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer pass()
+	native, err := sqlstore.BeginSQL(ctx, db)
+	if err != nil {
+		return nil, err
+	}
+	const touch = `UPDATE {schema} SET version = version WHERE false`
+	if _, err := native.Exec(ctx, writer(d.prefix).Text(touch)); err != nil {
+		_ = native.Rollback(ctx)
+		return nil, err
+	}
+	return native, nil
+}

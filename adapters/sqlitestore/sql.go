@@ -1,0 +1,272 @@
+package sqlitestore
+
+import "github.com/waybillmq/waybill/adapters/internal/sqlstore"
+
+// clock is SQLite's own, in microseconds; it stands still within one statement. It counts milliseconds.
+const clock = `CAST(unixepoch('subsec') * 1000000 AS INTEGER)`
+
+func writer(prefix string) sqlstore.Writer { return sqlstore.NewWriter(prefix, `"`, "now", clock) }
+
+// migrations are the schema. Text columns compare byte by byte, as SQLite does unless told otherwise. The number of a row
+// of the outbox is the order of storing. Payloads come last, so that what is larger than a page is only read when asked for.
+func migrations(prefix string) []sqlstore.Migration {
+	w := writer(prefix)
+	return []sqlstore.Migration{{
+		Version: 1, UsableBy: 1, About: "the outbox, order per key, holds, history",
+		Statements: []string{
+			w.Text(`
+CREATE TABLE IF NOT EXISTS {outbox} (
+  seq           INTEGER PRIMARY KEY,          -- order of storing
+  id            TEXT    NOT NULL UNIQUE,
+  topic         TEXT    NOT NULL,
+  okey          TEXT    NOT NULL,             -- ordering key, '' = unordered
+  metadata      BLOB    NOT NULL,             -- a JSON object of strings, empty = none
+  size          INTEGER NOT NULL,             -- bytes of id, topic, key, metadata and payload
+  status        INTEGER NOT NULL DEFAULT 0,   -- 0 pending, 1 confirmed, 2 failed, 3 compensated, 4 discarded
+  due           INTEGER NOT NULL,             -- microseconds since 1970: 0 next attempt, 2 next compensation, else when settled
+  stored_at     INTEGER NOT NULL,
+  fence         INTEGER NOT NULL,             -- grows with every lease
+  attempts      INTEGER NOT NULL,
+  failures      INTEGER NOT NULL DEFAULT 0,
+  failing_since INTEGER NOT NULL DEFAULT 0,
+  flags         INTEGER NOT NULL,             -- 1 leased, 2 may have been sent, 4 late ack, 8 compensation begun, 16 history
+  deadline      INTEGER NOT NULL,             -- microseconds after stored_at, 0 = none
+  acked_by      INTEGER NOT NULL DEFAULT 0,   -- the fence whose ack was recorded
+  worker        TEXT    NOT NULL,             -- who leased it last
+  payload       BLOB    NOT NULL
+)`),
+			// What a claim, a probe, a release looks at: one range of it.
+			w.Text(`
+CREATE INDEX IF NOT EXISTS "{prefix}outbox_pending" ON {outbox} (due) WHERE status = 0`),
+			w.Text(`
+CREATE INDEX IF NOT EXISTS "{prefix}outbox_failed" ON {outbox} (topic, due) WHERE status = 2`),
+			w.Text(`
+CREATE INDEX IF NOT EXISTS "{prefix}outbox_settled" ON {outbox} (status, due) WHERE status > 0`),
+			w.Text(`
+CREATE TABLE IF NOT EXISTS {lane} (
+  seq      INTEGER PRIMARY KEY AUTOINCREMENT, -- order within the lane
+  lane     BLOB    NOT NULL,                  -- SHA-256 of topic, NUL, key; 16 bytes of it
+  id       TEXT    NOT NULL,
+  ready_at INTEGER NOT NULL,                  -- end of the delay, 0 = none
+  fresh    INTEGER NOT NULL DEFAULT 1         -- not yet looked at by a promotion
+)`),
+			w.Text(`
+CREATE INDEX IF NOT EXISTS "{prefix}lane_order" ON {lane} (lane, seq)`),
+			w.Text(`
+CREATE INDEX IF NOT EXISTS "{prefix}lane_fresh" ON {lane} (seq) WHERE fresh = 1`),
+			w.Text(`
+CREATE TABLE IF NOT EXISTS {head} (
+  lane BLOB    NOT NULL PRIMARY KEY,          -- one unconfirmed envelope for each key
+  seq  INTEGER NOT NULL,
+  id   TEXT    NOT NULL
+) WITHOUT ROWID`),
+			w.Text(`
+CREATE TABLE IF NOT EXISTS {hold} (
+  slot       INTEGER PRIMARY KEY AUTOINCREMENT, -- waiting envelopes are due at 2^62 + slot
+  topic      TEXT    NOT NULL UNIQUE,
+  refusals   INTEGER NOT NULL,
+  opened_at  INTEGER NOT NULL,
+  next_probe INTEGER NOT NULL
+)`),
+			w.Text(`
+CREATE TABLE IF NOT EXISTS {history} (
+  id      TEXT    NOT NULL,
+  fence   INTEGER NOT NULL,
+  entry   INTEGER NOT NULL,                   -- 0 what came of an attempt, 1 what was decided without one
+  outcome INTEGER NOT NULL,                   -- 0 unknown, 2 nacked, 3 returned, 4 rejected
+  charged INTEGER NOT NULL,
+  decided INTEGER NOT NULL,                   -- the status that was asked for
+  reason  TEXT    NOT NULL,
+  worker  TEXT    NOT NULL,
+  at      INTEGER NOT NULL,
+  PRIMARY KEY (id, fence, entry)
+) WITHOUT ROWID`),
+			w.Text(`
+CREATE TABLE IF NOT EXISTS {chore} (
+  name   TEXT    NOT NULL PRIMARY KEY,
+  worker TEXT    NOT NULL,
+  until  INTEGER NOT NULL
+) WITHOUT ROWID`),
+			w.Text(`
+CREATE TABLE IF NOT EXISTS {schema} (
+  version    INTEGER PRIMARY KEY,
+  usable_by  INTEGER NOT NULL,                -- the oldest program that can use it
+  applied_at INTEGER NOT NULL
+)`),
+		},
+		Record: sqlstore.NewWriter(prefix, `"`, "now", clock).Text(`
+INSERT INTO {schema} (version, usable_by, applied_at) VALUES (1, 1, ` + clock + `) ON CONFLICT DO NOTHING`),
+	}}
+}
+
+// statements are all SQL that a store runs. SQLite has one writer at a time, who holds the lock from BEGIN IMMEDIATE on:
+// there is nothing to skip and no row to lock.
+func statements(prefix string) sqlstore.Statements {
+	q := writer(prefix).Statement
+	return sqlstore.Statements{
+		Insert: q(`
+INSERT INTO {outbox}
+  (id, topic, okey, metadata, payload, size, stored_at, due, fence, attempts, flags, deadline, worker)
+SELECT column1, column2, column3, column4, column5, column6,
+  clock.now + column7,
+  CASE WHEN column3 = '' THEN clock.now + column8 ELSE {parked} END,
+  column9, column9, column9 * {LEASED}, column10, column11
+FROM (SELECT {now} AS now) AS clock, (VALUES [[(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)]])`),
+		InsertLanes: q(`
+INSERT INTO {lane} (lane, id, ready_at)
+SELECT column1, column2, CASE WHEN column3 = 0 THEN 0 ELSE {now} + column3 END
+FROM (VALUES [[(?, ?, ?)]])`),
+		Existing: q(`
+SELECT {columns}, payload, {now} FROM {outbox} WHERE id IN ([[?]])`),
+		Lookup: q(`
+SELECT {columns}, payload, {now} FROM {outbox} WHERE id IN ([[?]])`),
+		Delete: q(`
+DELETE FROM {outbox} WHERE id IN ([[?]])`),
+
+		Look: q(`
+SELECT EXISTS (SELECT 1 FROM {lane} WHERE fresh = 1),
+  EXISTS (SELECT 1 FROM {outbox} WHERE status = 0 AND due <= {now})`),
+		Pick: q(`
+SELECT {columns}, CASE WHEN size <= ? THEN payload END, {now}
+FROM {outbox} INDEXED BY "{prefix}outbox_pending"
+WHERE status = 0 AND due <= {now}
+ORDER BY due, seq
+LIMIT ?`),
+		Payloads: q(`
+SELECT id, payload FROM {outbox} WHERE id IN ([[?]])`),
+		Lease: q(`
+UPDATE {outbox}
+SET due = {now} + ?, worker = ?, fence = fence + 1, attempts = attempts + 1,
+  flags = flags | {LEASED} | (CASE WHEN flags & {LEASED} THEN {MAYBE} ELSE 0 END)
+WHERE id IN ([[?]])`),
+
+		PromotionLock: q(`
+SELECT 1`),
+		Fresh: q(`
+SELECT seq, lane, id, ready_at, {now} FROM {lane} WHERE fresh = 1 AND seq > ? ORDER BY seq LIMIT ?`),
+		Heads: q(`
+SELECT lane FROM {head} WHERE lane IN ([[?]])`),
+		TryHeads: q(`
+SELECT lane FROM {head} WHERE lane IN ([[?]])`),
+		TryParked: q(`
+SELECT id FROM {outbox} WHERE id IN ([[?]]) AND status = 0 AND due = {parked}`),
+		Known: q(`
+SELECT id FROM {outbox} WHERE id IN ([[?]]) AND status = 0`),
+		LockHeads: q(`
+SELECT lane, seq, id FROM {head} WHERE lane IN ([[?]])`),
+		Next: q(`
+SELECT l.seq, l.lane, l.id, l.ready_at, {now}
+FROM {head} AS h
+JOIN {lane} AS l ON l.seq = (SELECT n.seq FROM {lane} AS n WHERE n.lane = h.lane ORDER BY n.seq LIMIT 1)
+WHERE h.lane IN ([[?]])`),
+		WriteHeads: q(`
+INSERT INTO {head} (lane, seq, id) VALUES [[(?, ?, ?)]]
+ON CONFLICT (lane) DO UPDATE SET seq = excluded.seq, id = excluded.id`),
+		DeleteHeads: q(`
+DELETE FROM {head} WHERE lane IN ([[?]])`),
+		DeleteLanes: q(`
+DELETE FROM {lane} WHERE seq IN ([[?]])`),
+		MarkLanes: q(`
+UPDATE {lane} SET fresh = 0 WHERE seq IN ([[?]])`),
+		Ready: q(`
+UPDATE {outbox} SET due = MAX(?, {now}) WHERE id IN ([[?]]) AND status = 0 AND due = {parked}`),
+
+		Confirm: q(`
+UPDATE {outbox}
+SET status = 1, due = {now}, acked_by = fence, flags = flags & ~{LEASED}
+WHERE status = 0 AND fence = ? AND (okey = '') = ? AND flags & {LEASED} AND id IN ([[?]])`),
+		Lock: q(`
+SELECT {columns}, NULL, {now} FROM {outbox} WHERE id IN ([[?]])`),
+		Write: q(`
+UPDATE {outbox}
+SET status = v.column2, due = v.column3, attempts = v.column4, failures = v.column5, failing_since = v.column6,
+  flags = v.column7, acked_by = v.column8
+FROM (VALUES [[(?, ?, ?, ?, ?, ?, ?, ?)]]) AS v
+WHERE {outbox}.id = v.column1`),
+		Past: q(`
+SELECT id, fence, outcome, charged, decided FROM {history} WHERE id IN ([[?]]) AND entry = 0`),
+		Remember: q(`
+INSERT INTO {history} (id, fence, entry, outcome, charged, decided, reason, worker, at)
+VALUES [[(?, ?, ?, ?, ?, ?, ?, ?, ?)]]
+ON CONFLICT (id, fence, entry) DO UPDATE SET outcome = excluded.outcome, charged = excluded.charged,
+  decided = excluded.decided, reason = excluded.reason, worker = excluded.worker, at = excluded.at`),
+		Trim: q(`
+DELETE FROM {history}
+WHERE id = ? AND fence < (SELECT fence FROM {history} WHERE id = ? ORDER BY fence DESC, entry DESC LIMIT 1 OFFSET ?)`),
+		History: q(`
+SELECT id, fence, outcome, charged, reason, at, {now} FROM {history} WHERE id IN ([[?]]) ORDER BY id, at, fence, entry`),
+		Forget: q(`
+DELETE FROM {history} WHERE id IN ([[?]])`),
+
+		Refuse: q(`
+INSERT INTO {hold} (topic, refusals, opened_at, next_probe) VALUES (?, 1, {now}, {now} + ?)
+ON CONFLICT (topic) DO UPDATE SET refusals = refusals + 1, next_probe = {now} + ?`),
+		Holds: q(`
+SELECT topic, slot, refusals, opened_at, next_probe, {now} FROM {hold}`),
+		Hold: q(`
+SELECT topic, slot, refusals, opened_at, next_probe, {now} FROM {hold} WHERE topic = ?`),
+		TryHold: q(`
+SELECT topic, slot, refusals, opened_at, next_probe, {now} FROM {hold} WHERE topic = ?`),
+		LockHold: q(`
+SELECT topic, slot, refusals, opened_at, next_probe, {now} FROM {hold} WHERE topic = ?`),
+		ShareHolds: q(`
+SELECT topic, slot FROM {hold} WHERE topic IN ([[?]])`),
+		ProbeLater: q(`
+UPDATE {hold} SET next_probe = {now} + ? WHERE topic = ?`),
+		Unhold: q(`
+DELETE FROM {hold} WHERE topic = ?`),
+		PickHeld: q(`
+SELECT {columns}, NULL, {now}
+FROM {outbox} INDEXED BY "{prefix}outbox_pending"
+WHERE status = 0 AND due = ?
+ORDER BY seq
+LIMIT ?`),
+		AnyHeld: q(`
+SELECT EXISTS (SELECT 1 FROM {outbox} WHERE status = 0 AND due = ?)`),
+		HeldSince: q(`
+SELECT id
+FROM {outbox} INDEXED BY "{prefix}outbox_pending"
+WHERE status = 0 AND due = ? AND failing_since <= {now} - ?
+ORDER BY seq
+LIMIT ?`),
+		ReleaseHeld: q(`
+UPDATE {outbox} SET due = {now} WHERE id IN ([[?]])`),
+
+		PickFailed: q(`
+SELECT id
+FROM {outbox} INDEXED BY "{prefix}outbox_failed"
+WHERE status = 2 AND topic IN ([[?]]) AND due <= {now}
+ORDER BY due, seq
+LIMIT ?`),
+		TryFailed: q(`
+SELECT {columns}, NULL, {now} FROM {outbox} WHERE id IN ([[?]]) AND status = 2 AND due <= {now} ORDER BY due, seq`),
+		LeaseFailed: q(`
+UPDATE {outbox}
+SET due = {now} + ?, worker = ?, fence = fence + 1, flags = flags | {LEASED} | {COMPENSATING}
+WHERE id IN ([[?]])`),
+
+		PickSettled: q(`
+SELECT id, flags
+FROM {outbox} INDEXED BY "{prefix}outbox_settled"
+WHERE status = ? AND status > 0 AND due <= {now} - ?
+ORDER BY due
+LIMIT ?`),
+
+		Stats: q(`
+SELECT topic, status, COUNT(*), MIN(stored_at), {now} FROM {outbox} WHERE status = 0 GROUP BY topic
+UNION ALL
+SELECT topic, status, COUNT(*), MIN(stored_at), {now} FROM {outbox} WHERE status = 2 GROUP BY topic`),
+
+		LockChore: q(`
+SELECT worker, until, {now} FROM {chore} WHERE name = ?`),
+		AddChore: q(`
+INSERT INTO {chore} (name, worker, until) VALUES (?, ?, {now} + ?)`),
+		SetChore: q(`
+UPDATE {chore} SET worker = ?, until = {now} + ? WHERE name = ?`),
+		EndChore: q(`
+DELETE FROM {chore} WHERE name = ?`),
+
+		Version: q(`
+SELECT COALESCE(MAX(version), 0), COALESCE(MAX(usable_by), 0) FROM {schema}`),
+	}
+}
