@@ -133,3 +133,26 @@ func stored(t *testing.T, server *embedded.Server, stream string) int {
 	require.NoError(t, err)
 	return int(s.CachedInfo().State.Msgs)
 }
+
+// idsIn returns the IDs of the messages that a stream has.
+func idsIn(t *testing.T, server *embedded.Server, stream string) map[reliable.ID]bool {
+	t.Helper()
+	nc, js := client(t, server)
+	defer nc.Close()
+	ctx := within(t)
+	s, err := js.Stream(ctx, stream)
+	require.NoError(t, err)
+	consumer, err := s.CreateConsumer(ctx, jetstream.ConsumerConfig{AckPolicy: jetstream.AckNonePolicy})
+	require.NoError(t, err)
+	ids := make(map[reliable.ID]bool)
+	for left := int(s.CachedInfo().State.Msgs); left > 0; {
+		batch, err := consumer.Fetch(min(left, 1000), jetstream.FetchContext(ctx))
+		require.NoError(t, err)
+		for msg := range batch.Messages() {
+			ids[reliable.ID(natsbroker.Unmarshal(msg.Headers(), nil).UUID)] = true
+			left--
+		}
+		require.NoError(t, batch.Error())
+	}
+	return ids
+}
