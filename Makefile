@@ -1,13 +1,63 @@
+# Everything that a developer or a CI job runs. Each target works in every Go module of the repository.
+
+# What needs servers carries the build tag "services"; what runs for long carries "soak" as well.
+GOLANGCI_LINT := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+EACH_MODULE   := scripts/each-module.sh
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
+.PHONY: run
+run: ## Run the quick start, which needs nothing installed
+	go run ./examples/quickstart
+
+.PHONY: run-rabbitmq
+run-rabbitmq: services-up ## Run the example on RabbitMQ and a database server
+	go run ./examples/rabbitmq
+
+.PHONY: test
+test: services-up vet ## Run every test, on real servers and with the race detector
+	$(EACH_MODULE) go test -race -tags services -timeout 30m -p 2 -count 1 ./...
+
+.PHONY: test-short
+test-short: ## Run the tests that need no server (under two minutes)
+	$(EACH_MODULE) go test -race ./...
+
+.PHONY: test-soak
+test-soak: services-up ## Run the tests that take hours rather than minutes
+	$(EACH_MODULE) go test -race -tags 'services soak' -timeout 6h -p 1 -count 1 -run Soak ./...
+
 .PHONY: services-up
-services-up: ## Install (Debian, root) and start RabbitMQ, MariaDB and PostgreSQL for the tests, on loopback
-	scripts/services.sh up
+services-up: ## Install (Debian, root) and start the servers that tests need, on loopback
+	@scripts/services.sh up
 
 .PHONY: services-down
 services-down: ## Stop what services-up started
-	scripts/services.sh down
+	@scripts/services.sh down
+
+.PHONY: bench
+bench: services-up ## Run each benchmark for a second
+	$(EACH_MODULE) go test -tags services -run '^$$' -bench . -benchtime 1s -timeout 30m -p 1 ./...
+
+.PHONY: bench-full
+bench-full: services-up ## Run each benchmark six times, to be compared by benchstat
+	$(EACH_MODULE) go test -tags services -run '^$$' -bench . -benchtime 3s -count 6 -timeout 6h -p 1 ./...
+
+.PHONY: lint
+lint: ## Run the linters (fetches and builds them the first time)
+	$(EACH_MODULE) $(GOLANGCI_LINT) run ./...
+
+.PHONY: fmt
+fmt: ## Format the code
+	$(EACH_MODULE) $(GOLANGCI_LINT) fmt ./...
+
+.PHONY: vet
+vet: ## Run go vet, on all files whatever their build tags
+	$(EACH_MODULE) go vet -tags 'services soak' ./...
+
+.PHONY: tidy-check
+tidy-check: ## Fail if a go.mod or go.sum is not as `go mod tidy` would leave it
+	$(EACH_MODULE) go mod tidy -diff
