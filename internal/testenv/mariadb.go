@@ -21,12 +21,15 @@ func MariaDB(t testing.TB) string {
 	if err != nil {
 		unreachable(t, "MariaDB", mariadbVariable, err)
 	}
+	// MariaDB alone knows SET STATEMENT; a variable of the session is set on MySQL too.
+	admin := config.Clone()
+	admin.Params = map[string]string{"lock_wait_timeout": "20"} // seconds
 	name := uniqueName()
-	if err := onMariaDB(config, "CREATE DATABASE "+name); err != nil {
+	if err := onMariaDB(admin, "CREATE DATABASE "+name); err != nil {
 		unreachable(t, "MariaDB", mariadbVariable, err)
 	}
 	t.Cleanup(func() {
-		if err := onMariaDB(config, "SET STATEMENT lock_wait_timeout = 20 FOR DROP DATABASE "+name); err != nil {
+		if err := onMariaDB(admin, "DROP DATABASE "+name); err != nil {
 			t.Errorf("testenv: drop database: %v: does the test hold a transaction open?", err)
 		}
 	})
