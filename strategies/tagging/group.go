@@ -78,14 +78,22 @@ type group struct {
 	mu      sync.Mutex
 	waiting []*groupCall
 	writers int
+	usual   int           // calls in the last statement
+	took    time.Duration // how long it took
+
+	arrived chan struct{} // capacity 1: a call was added
 }
 
-func newGroup(s *Sender) *group { return &group{s: s} }
+func newGroup(s *Sender) *group { return &group{s: s, arrived: make(chan struct{}, 1)} }
 
 func (g *group) add(call *groupCall) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.waiting = append(g.waiting, call)
+	select {
+	case g.arrived <- struct{}{}:
+	default:
+	}
 	if g.writers < g.s.cfg.groupWriters {
 		g.writers++
 		go g.write()
@@ -108,11 +116,46 @@ func (g *group) withdraw(call *groupCall) bool {
 // write stores what waits until nothing does.
 func (g *group) write() {
 	for {
+		g.gather()
 		calls := g.next()
 		if len(calls) == 0 {
 			return
 		}
+		began := time.Now()
 		g.store(calls)
+		g.mu.Lock()
+		g.usual, g.took = len(calls), time.Since(began)
+		g.mu.Unlock()
+	}
+}
+
+// maxGather is the longest that a statement waits for calls; a single caller never waits.
+const maxGather = time.Millisecond
+
+// gather waits for as many calls as the last statement held: its callers are on their way back with their next message,
+// and a statement that leaves before them is followed by one that is as dear and holds the rest. It waits for a fraction
+// of what a statement takes.
+func (g *group) gather() {
+	g.mu.Lock()
+	usual, patience := g.usual, min(g.took/4, maxGather)
+	g.mu.Unlock()
+	if usual <= 1 {
+		return
+	}
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	for {
+		g.mu.Lock()
+		n := len(g.waiting)
+		g.mu.Unlock()
+		if n >= usual {
+			return
+		}
+		select {
+		case <-g.arrived:
+		case <-timer.C:
+			return
+		}
 	}
 }
 
