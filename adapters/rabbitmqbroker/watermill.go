@@ -1,0 +1,34 @@
+package rabbitmqbroker
+
+import (
+	"fmt"
+
+	"github.com/ThreeDotsLabs/watermill"
+	wamqp "github.com/ThreeDotsLabs/watermill-amqp/v2/pkg/amqp"
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/waybillmq/waybill/adapters/internal/wmpublisher"
+)
+
+// Watermill returns a Watermill publisher with this Broker's config and options, in place of watermill-amqp's. Its Publish
+// returns nil only once the broker has confirmed every message and routed it, and never later than [Broker.MaxConfirmWait]
+// after the call or the end of a message's context. All messages of a call are in flight together; those of one call keep
+// their order. It has a connection of its own, so that the confirms here are the reader's of Receive alone; its Close ends
+// that connection, and Close of the Broker does not.
+func (b *Broker) Watermill() message.Publisher {
+	own := start(b.settings)
+	return wmpublisher.New(own, own, own.Close, wmpublisher.WithConfirmTimeout(own.MaxConfirmWait()))
+}
+
+// Subscriber returns watermill-amqp's subscriber with this Broker's config, on a connection of its own. Unlike the Broker it
+// connects at once, and fails if it cannot. The caller closes it.
+func (b *Broker) Subscriber() (message.Subscriber, error) {
+	config := b.config
+	own := b.amqpConfig("waybill subscriber")
+	config.Connection.AmqpConfig, config.Connection.TLSConfig = &own, nil
+	subscriber, err := wamqp.NewSubscriber(config, watermill.NewSlogLogger(b.logger))
+	if err != nil {
+		return nil, fmt.Errorf("rabbitmqbroker: subscriber: %w", err)
+	}
+	return subscriber, nil
+}

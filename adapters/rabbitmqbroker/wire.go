@@ -1,0 +1,109 @@
+package rabbitmqbroker
+
+import (
+	"net"
+	"sync"
+	"time"
+)
+
+const (
+	// wireBuffer is how many bytes may wait for the socket before a writer does.
+	wireBuffer = 256 << 10
+	// lastWords is how long an orderly close may take to get the last bytes out.
+	lastWords = time.Second
+)
+
+// wire is the socket, with a buffer in front of it that a goroutine of its own empties: while one write is on its way to
+// the broker, the messages after it gather and leave together. amqp091 flushes after each message, which would otherwise
+// be one system call each.
+type wire struct {
+	net.Conn
+
+	gone chan struct{} // closed when the socket is
+
+	mu     sync.Mutex
+	space  sync.Cond // the buffer was emptied, or the wire is closed
+	buf    []byte
+	failed bool          // a write failed: what comes now is dropped, until the reader finds out why
+	closed bool          // takes nothing more
+	filled chan struct{} // capacity 1
+}
+
+func newWire(conn net.Conn) *wire {
+	w := &wire{Conn: conn, gone: make(chan struct{}), filled: make(chan struct{}, 1)}
+	w.space.L = &w.mu
+	go w.empty()
+	return w
+}
+
+// Write takes p for the socket. It waits only while the buffer is full, which Close and abort end. After the socket failed
+// it succeeds all the same: the reader is about to fail as well, after it has read the broker's last words, and these say
+// more about the reason than a broken pipe.
+func (w *wire) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for len(w.buf) >= wireBuffer && !w.failed && !w.closed {
+		w.space.Wait()
+	}
+	switch {
+	case w.closed:
+		return 0, net.ErrClosed
+	case !w.failed:
+		w.buf = append(w.buf, p...)
+		poke(w.filled)
+	}
+	return len(p), nil
+}
+
+// empty writes what gathers until the wire is closed, then closes the socket.
+func (w *wire) empty() {
+	defer close(w.gone)
+	defer func() { _ = w.Conn.Close() }()
+	var out []byte
+	for range w.filled {
+		w.mu.Lock()
+		out, w.buf = w.buf, out[:0]
+		failed, last := w.failed, w.closed
+		w.mu.Unlock()
+		w.space.Broadcast()
+		if len(out) > 0 && !failed {
+			if _, err := w.Conn.Write(out); err != nil {
+				w.mu.Lock()
+				w.failed = true
+				w.mu.Unlock()
+				w.space.Broadcast()
+			}
+		}
+		if last {
+			return
+		}
+	}
+}
+
+// Close lets the last bytes out, for a second at most, and closes the socket. It does not wait for that.
+func (w *wire) Close() error {
+	if w.close() {
+		_ = w.Conn.SetWriteDeadline(time.Now().Add(lastWords))
+	}
+	return nil
+}
+
+// abort closes the socket at once. What the broker has not taken from it yet is thrown away rather than sent later, since
+// by then it has been sent again.
+func (w *wire) abort() {
+	w.close()
+	if tcp, ok := w.Conn.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+	}
+	_ = w.Conn.Close()
+}
+
+func (w *wire) close() bool {
+	w.mu.Lock()
+	first := !w.closed
+	w.closed = true
+	w.mu.Unlock()
+	w.space.Broadcast()
+	poke(w.filled)
+	return first
+}
