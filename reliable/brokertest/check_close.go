@@ -152,6 +152,7 @@ func closeWhilePublishing(tr *trial) {
 		})
 	}
 	s.awaitCount(100)
+	s.publish(attempts(topic, 20)...) // so that something is in flight
 	s.close()
 	within(tr, tr.Patience, "Publish while Close is called", publishing.Wait)
 }
