@@ -58,7 +58,7 @@ func Run(ctx context.Context, b Backend, plan Plan, out io.Writer) (result Resul
 	if plan.Orders < 3 {
 		return Result{}, fmt.Errorf("%d orders are too few: take at least 3", plan.Orders)
 	}
-	var flying traffic
+	flying := newTraffic()
 	outbox, err := tagging.New(b.Store, b.Publisher, b.Confirms,
 		// Short, because this is a demonstration: the defaults try a refused message for half an hour.
 		tagging.WithFailureBudget(3, 0),
@@ -90,7 +90,7 @@ func Run(ctx context.Context, b Backend, plan Plan, out io.Writer) (result Resul
 	go func() { relayed <- outbox.Run(relaying) }()
 
 	p := startProgress(ctx, out, shop, consumer)
-	declined, err := play(ctx, b, plan, shop, &flying, p)
+	declined, err := play(ctx, b, plan, shop, flying, p)
 	if err == nil {
 		err = p.awaitQuiet(ctx, plan.Patience)
 	}
@@ -123,6 +123,7 @@ func play(ctx context.Context, b Backend, plan Plan, shop *shop, flying *traffic
 	err = shop.placeAll(ctx, 1, startAt, topic, func(number int) {
 		if number == stopAt {
 			outage.Go(func() {
+				flying.awaitHandOver(ctx)
 				p.say("stopping the broker, %d messages are in flight; orders go on", flying.inFlight())
 				p.broker("broker down")
 				stopErr = b.Stop(ctx)
@@ -151,13 +152,38 @@ func play(ctx context.Context, b Backend, plan Plan, shop *shop, flying *traffic
 }
 
 // traffic counts what is between the outbox and the broker.
-type traffic struct{ handed, answered, unknown atomic.Int64 }
+type traffic struct {
+	handed, answered, unknown atomic.Int64
+	handOver                  chan struct{} // holds a signal once something was handed over
+}
+
+func newTraffic() *traffic { return &traffic{handOver: make(chan struct{}, 1)} }
 
 func (t *traffic) inFlight() int64 { return t.handed.Load() - t.answered.Load() }
 
+// awaitHandOver waits for the next hand-over, but not for long: perhaps all orders are placed.
+func (t *traffic) awaitHandOver(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	defer cancel()
+	select {
+	case <-t.handOver:
+	default:
+	}
+	select {
+	case <-t.handOver:
+	case <-ctx.Done():
+	}
+}
+
 func (t *traffic) hooks() tagging.Hooks {
 	return tagging.Hooks{
-		Handed: func(attempts []reliable.Attempt) { t.handed.Add(int64(len(attempts))) },
+		Handed: func(attempts []reliable.Attempt) {
+			t.handed.Add(int64(len(attempts)))
+			select {
+			case t.handOver <- struct{}{}:
+			default:
+			}
+		},
 		Answered: func(_ *reliable.Attempt, c *reliable.Confirm, _ time.Duration) {
 			t.answered.Add(1)
 			if c.Outcome == reliable.Unknown {
