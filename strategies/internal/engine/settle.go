@@ -22,6 +22,9 @@ type settling struct {
 // then runs out, and the envelope is sent again.
 const maxSettleFailures = 5
 
+// maxSettleDelay is the longest that outcomes wait for more of them.
+const maxSettleDelay = 20 * time.Millisecond
+
 // settler records outcomes in batches. What waits here is bounded by the window, whose places are freed only when an
 // outcome is recorded.
 type settler struct {
@@ -33,6 +36,7 @@ type settler struct {
 	counts Report
 	keys   bool // a message with a key was settled: what waited behind it may be due
 
+	took    time.Duration // by the last batch; only the loop uses it
 	arrived chan struct{}
 	hurry   chan struct{} // do not wait for fuller batches
 }
@@ -115,7 +119,9 @@ func (s *settler) loop(ctx context.Context) {
 			return
 		}
 		batch = s.next(batch[:0])
+		began := time.Now()
 		left := s.settle(ctx, batch)
+		s.took = time.Since(began)
 		if len(left) == 0 {
 			failures = 0
 			continue
@@ -142,7 +148,9 @@ func (s *settler) await(ctx context.Context) bool {
 			return ctx.Err() == nil
 		}
 		if n > 0 {
-			timer := time.NewTimer(s.e.cfg.SettleDelay)
+			// As long as the last batch took: outcomes then cost the store at most half of its time, and a slow one gets
+			// fewer and fuller statements.
+			timer := time.NewTimer(max(s.e.cfg.SettleDelay, min(s.took, maxSettleDelay)))
 			select {
 			case <-timer.C:
 			case <-s.hurry:
