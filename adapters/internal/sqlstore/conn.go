@@ -146,3 +146,6 @@ func commitSQL(tx *sql.Tx) error {
 
 // stale reports whether err says that the connection was dead before anything was sent on it.
 func stale(err error) bool { return errors.Is(err, driver.ErrBadConn) }
+
+// NotCommitted marks an error by which COMMIT was certainly not sent.
+func NotCommitted(err error) error { return errors.Join(errUncommitted, err) }

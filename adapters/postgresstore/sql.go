@@ -1,0 +1,307 @@
+package postgresstore
+
+import "github.com/waybillmq/waybill/adapters/internal/sqlstore"
+
+// clock is the database's clock at this moment, in microseconds; now() stands still in a transaction. As a sub-select it
+// is evaluated once, so that an index can be searched by it.
+const clock = `(SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)`
+
+func writer(prefix string) sqlstore.Writer { return sqlstore.NewWriter(prefix, `"`, "now", clock) }
+
+// migrations are the schema. IDs, topics and keys compare byte by byte (COLLATE "C"). Every change of due or status is a
+// change of an indexed column and never HOT, so pages are left some room, and autovacuum comes early and works fast.
+func migrations(prefix string) []sqlstore.Migration {
+	w := writer(prefix)
+	return []sqlstore.Migration{{
+		Version: 1, UsableBy: 1, About: "the outbox, order per key, holds, history",
+		Statements: []string{
+			w.Text(`
+CREATE TABLE IF NOT EXISTS {outbox} (
+  id            text COLLATE "C" NOT NULL PRIMARY KEY,
+  due           bigint   NOT NULL,            -- microseconds since 1970: 0 next attempt, 2 next compensation, else when settled
+  stored_at     bigint   NOT NULL,
+  fence         bigint   NOT NULL,            -- grows with every lease
+  acked_by      bigint   NOT NULL DEFAULT 0,  -- the fence whose ack was recorded
+  failing_since bigint   NOT NULL DEFAULT 0,
+  deadline      bigint   NOT NULL,            -- microseconds after stored_at, 0 = none
+  size          integer  NOT NULL,            -- bytes of id, topic, key, metadata and payload
+  attempts      integer  NOT NULL,
+  failures      integer  NOT NULL DEFAULT 0,
+  status        smallint NOT NULL DEFAULT 0,  -- 0 pending, 1 confirmed, 2 failed, 3 compensated, 4 discarded
+  flags         smallint NOT NULL,            -- 1 leased, 2 may have been sent, 4 late ack, 8 compensation begun, 16 history
+  topic         text COLLATE "C" NOT NULL,
+  okey          text COLLATE "C" NOT NULL,    -- ordering key, '' = unordered
+  worker        text     NOT NULL,            -- who leased it last
+  metadata      text     NOT NULL,            -- a JSON object of strings, '' = none
+  payload       bytea    NOT NULL
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
+  autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 1)`),
+			// What a claim, a probe, a release looks at: one range of it.
+			w.Text(`
+CREATE INDEX IF NOT EXISTS "{prefix}outbox_pending" ON {outbox} (due, stored_at) WHERE status = 0`),
+			w.Text(`
+CREATE INDEX IF NOT EXISTS "{prefix}outbox_failed" ON {outbox} (topic, due) WHERE status = 2`),
+			w.Text(`
+CREATE INDEX IF NOT EXISTS "{prefix}outbox_settled" ON {outbox} (status, due) WHERE status > 0`),
+			w.Text(`
+CREATE TABLE IF NOT EXISTS {lane} (
+  seq      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, -- order within the lane
+  lane     bytea   NOT NULL,                  -- SHA-256 of topic, NUL, key; 16 bytes of it
+  id       text COLLATE "C" NOT NULL,
+  ready_at bigint  NOT NULL,                  -- end of the delay, 0 = none
+  fresh    boolean NOT NULL DEFAULT true      -- not yet looked at by a promotion
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
+  autovacuum_vacuum_cost_delay = 1)`),
+			w.Text(`
+CREATE INDEX IF NOT EXISTS "{prefix}lane_order" ON {lane} (lane, seq)`),
+			w.Text(`
+CREATE INDEX IF NOT EXISTS "{prefix}lane_fresh" ON {lane} (seq) WHERE fresh`),
+			w.Text(`
+CREATE TABLE IF NOT EXISTS {head} (
+  lane bytea  NOT NULL PRIMARY KEY,           -- one unconfirmed envelope for each key
+  seq  bigint NOT NULL,
+  id   text COLLATE "C" NOT NULL
+) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
+  autovacuum_vacuum_cost_delay = 1)`),
+			w.Text(`
+CREATE TABLE IF NOT EXISTS {hold} (
+  topic      text COLLATE "C" NOT NULL PRIMARY KEY,
+  slot       bigint GENERATED ALWAYS AS IDENTITY UNIQUE, -- waiting envelopes are due at 2^62 + slot
+  refusals   integer NOT NULL,
+  opened_at  bigint  NOT NULL,
+  next_probe bigint  NOT NULL
+)`),
+			w.Text(`
+CREATE TABLE IF NOT EXISTS {history} (
+  id      text COLLATE "C" NOT NULL,
+  fence   bigint   NOT NULL,
+  entry   smallint NOT NULL,                  -- 0 what came of an attempt, 1 what was decided without one
+  outcome smallint NOT NULL,                  -- 0 unknown, 2 nacked, 3 returned, 4 rejected
+  charged boolean  NOT NULL,
+  decided smallint NOT NULL,                  -- the status that was asked for
+  reason  text     NOT NULL,
+  worker  text     NOT NULL,
+  at      bigint   NOT NULL,
+  PRIMARY KEY (id, fence, entry)
+)`),
+			w.Text(`
+CREATE TABLE IF NOT EXISTS {chore} (
+  name   text COLLATE "C" NOT NULL PRIMARY KEY,
+  worker text COLLATE "C" NOT NULL,
+  until  bigint NOT NULL
+)`),
+			w.Text(`
+CREATE TABLE IF NOT EXISTS {schema} (
+  version    integer NOT NULL PRIMARY KEY,
+  usable_by  integer NOT NULL,                -- the oldest program that can use it
+  applied_at bigint  NOT NULL
+)`),
+		},
+		Record: w.Text(`
+INSERT INTO {schema} (version, usable_by, applied_at) VALUES (1, 1, ` + clock + `) ON CONFLICT DO NOTHING`),
+	}}
+}
+
+// insert stores rows that come as one array for each column: one statement text, prepared once, for batches of any size.
+const insert = `
+WITH clock AS MATERIALIZED (SELECT {now} AS now)
+INSERT INTO {outbox}
+  (id, topic, okey, metadata, payload, size, stored_at, due, fence, attempts, flags, deadline, worker)
+SELECT u.id, u.topic, u.okey, convert_from(u.metadata, 'UTF8'), u.payload, u.size,
+  clock.now + u.ordinal,
+  CASE WHEN u.okey = '' THEN clock.now + u.wait ELSE {parked} END,
+  u.leased, u.leased, u.leased * {LEASED}, u.deadline, u.worker
+FROM clock, unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::bigint[], $7::bigint[], $8::bigint[],
+  $9::bigint[], $10::bigint[], $11::text[])
+  AS u (id, topic, okey, metadata, payload, size, ordinal, wait, leased, deadline, worker)`
+
+// statements are all SQL that a store runs.
+func statements(prefix string) sqlstore.Statements {
+	q := writer(prefix).Statement
+	return sqlstore.Statements{
+		Insert: q(insert),
+		InsertSkipping: q(insert + `
+ON CONFLICT (id) DO NOTHING
+RETURNING id`),
+		InsertLanes: q(`
+INSERT INTO {lane} (lane, id, ready_at)
+SELECT u.lane, u.id, CASE WHEN u.delay = 0 THEN 0 ELSE {now} + u.delay END
+FROM unnest($1::bytea[], $2::text[], $3::bigint[]) WITH ORDINALITY AS u (lane, id, delay, place)
+ORDER BY u.place`),
+		Existing: q(`
+SELECT {columns}, payload, {now} FROM {outbox} WHERE id = ANY ($1::text[])`),
+		Lookup: q(`
+SELECT {columns}, payload, {now} FROM {outbox} WHERE id = ANY ($1::text[])`),
+		Delete: q(`
+DELETE FROM {outbox} WHERE id = ANY ($1::text[])`),
+
+		// outbox_pending, lane_fresh: one row of each at most.
+		Look: q(`
+SELECT EXISTS (SELECT 1 FROM {lane} WHERE fresh),
+  EXISTS (SELECT 1 FROM {outbox} WHERE status = 0 AND due <= {now})`),
+		// outbox_pending, one range from its beginning.
+		Pick: q(`
+SELECT {columns}, CASE WHEN size <= $1 THEN payload END, {now}
+FROM {outbox}
+WHERE status = 0 AND due <= {now}
+ORDER BY due, stored_at
+LIMIT $2
+FOR UPDATE SKIP LOCKED`),
+		Payloads: q(`
+SELECT id, payload FROM {outbox} WHERE id = ANY ($1::text[])`),
+		Lease: q(`
+UPDATE {outbox}
+SET due = {now} + $1, worker = $2, fence = fence + 1, attempts = attempts + 1,
+  flags = flags | {LEASED}::smallint | (CASE WHEN flags & {LEASED} <> 0 THEN {MAYBE} ELSE 0 END)::smallint
+WHERE id = ANY ($3::text[])`),
+
+		PromotionLock: q(`
+SELECT version FROM {schema} WHERE version = 1 FOR UPDATE SKIP LOCKED`),
+		// lane_fresh, one range.
+		Fresh: q(`
+SELECT seq, lane, id, ready_at, {now}
+FROM {lane}
+WHERE fresh AND seq > $1
+ORDER BY seq
+LIMIT $2
+FOR UPDATE SKIP LOCKED`),
+		Heads: q(`
+SELECT lane FROM {head} WHERE lane = ANY ($1::bytea[])`),
+		TryHeads: q(`
+SELECT lane FROM {head} WHERE lane = ANY ($1::bytea[]) FOR UPDATE SKIP LOCKED`),
+		TryParked: q(`
+SELECT id FROM {outbox} WHERE id = ANY ($1::text[]) AND status = 0 AND due = {parked} FOR UPDATE SKIP LOCKED`),
+		Known: q(`
+SELECT id FROM {outbox} WHERE id = ANY ($1::text[]) AND status = 0`),
+		LockHeads: q(`
+SELECT lane, seq, id FROM {head} WHERE lane = ANY ($1::bytea[]) ORDER BY lane FOR UPDATE`),
+		// lane_order, one row of each lane.
+		Next: q(`
+SELECT l.seq, l.lane, l.id, l.ready_at, {now}
+FROM unnest($1::bytea[]) AS h (lane)
+CROSS JOIN LATERAL (
+  SELECT n.seq, n.lane, n.id, n.ready_at FROM {lane} AS n WHERE n.lane = h.lane ORDER BY n.seq LIMIT 1
+) AS l`),
+		WriteHeads: q(`
+INSERT INTO {head} (lane, seq, id)
+SELECT u.lane, u.seq, u.id FROM unnest($1::bytea[], $2::bigint[], $3::text[]) AS u (lane, seq, id)
+ON CONFLICT (lane) DO UPDATE SET seq = excluded.seq, id = excluded.id`),
+		DeleteHeads: q(`
+DELETE FROM {head} WHERE lane = ANY ($1::bytea[])`),
+		DeleteLanes: q(`
+DELETE FROM {lane} WHERE seq = ANY ($1::bigint[])`),
+		MarkLanes: q(`
+UPDATE {lane} SET fresh = false WHERE seq = ANY ($1::bigint[])`),
+		Ready: q(`
+UPDATE {outbox} SET due = GREATEST($1, {now}) WHERE id = ANY ($2::text[]) AND status = 0 AND due = {parked}`),
+
+		Confirm: q(`
+UPDATE {outbox}
+SET status = 1, due = {now}, acked_by = fence, flags = flags & ~{LEASED}::smallint
+WHERE id = ANY ($3::text[]) AND status = 0 AND fence = $1 AND (okey = '') = $2 AND flags & {LEASED} <> 0`),
+		Lock: q(`
+SELECT {columns}, NULL::bytea, {now} FROM {outbox} WHERE id = ANY ($1::text[]) ORDER BY id FOR UPDATE`),
+		Write: q(`
+UPDATE {outbox} AS o
+SET status = u.status, due = u.due, attempts = u.attempts, failures = u.failures, failing_since = u.failing_since,
+  flags = u.flags, acked_by = u.acked_by
+FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[])
+  AS u (id, status, due, attempts, failures, failing_since, flags, acked_by)
+WHERE o.id = u.id`),
+		Past: q(`
+SELECT id, fence, outcome, charged, decided FROM {history} WHERE id = ANY ($1::text[]) AND entry = 0`),
+		Remember: q(`
+INSERT INTO {history} (id, fence, entry, outcome, charged, decided, reason, worker, at)
+SELECT u.id, u.fence, u.entry, u.outcome, u.charged <> 0, u.decided, u.reason, u.worker, u.at
+FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::text[], $8::text[],
+  $9::bigint[]) AS u (id, fence, entry, outcome, charged, decided, reason, worker, at)
+ON CONFLICT (id, fence, entry) DO UPDATE SET outcome = excluded.outcome, charged = excluded.charged,
+  decided = excluded.decided, reason = excluded.reason, worker = excluded.worker, at = excluded.at`),
+		Trim: q(`
+DELETE FROM {history}
+WHERE id = $1 AND fence < (SELECT fence FROM {history} WHERE id = $2 ORDER BY fence DESC, entry DESC LIMIT 1 OFFSET $3)`),
+		History: q(`
+SELECT id, fence, outcome, charged, reason, at, {now}
+FROM {history}
+WHERE id = ANY ($1::text[])
+ORDER BY id, at, fence, entry`),
+		Forget: q(`
+DELETE FROM {history} WHERE id = ANY ($1::text[])`),
+
+		Refuse: q(`
+INSERT INTO {hold} AS h (topic, refusals, opened_at, next_probe) VALUES ($1, 1, {now}, {now} + $2)
+ON CONFLICT (topic) DO UPDATE SET refusals = h.refusals + 1, next_probe = {now} + $3`),
+		Holds: q(`
+SELECT topic, slot, refusals, opened_at, next_probe, {now} FROM {hold}`),
+		Hold: q(`
+SELECT topic, slot, refusals, opened_at, next_probe, {now} FROM {hold} WHERE topic = $1`),
+		TryHold: q(`
+SELECT topic, slot, refusals, opened_at, next_probe, {now} FROM {hold} WHERE topic = $1 FOR UPDATE SKIP LOCKED`),
+		LockHold: q(`
+SELECT topic, slot, refusals, opened_at, next_probe, {now} FROM {hold} WHERE topic = $1 FOR UPDATE`),
+		ShareHolds: q(`
+SELECT topic, slot FROM {hold} WHERE topic = ANY ($1::text[]) ORDER BY topic FOR SHARE`),
+		ProbeLater: q(`
+UPDATE {hold} SET next_probe = {now} + $1 WHERE topic = $2`),
+		Unhold: q(`
+DELETE FROM {hold} WHERE topic = $1`),
+		// outbox_pending, the range of one slot.
+		PickHeld: q(`
+SELECT {columns}, NULL::bytea, {now}
+FROM {outbox}
+WHERE status = 0 AND due = $1
+ORDER BY stored_at
+LIMIT $2
+FOR UPDATE SKIP LOCKED`),
+		AnyHeld: q(`
+SELECT EXISTS (SELECT 1 FROM {outbox} WHERE status = 0 AND due = $1)`),
+		HeldSince: q(`
+SELECT id FROM {outbox} WHERE status = 0 AND due = $1 AND failing_since <= {now} - $2 ORDER BY stored_at LIMIT $3`),
+		ReleaseHeld: q(`
+UPDATE {outbox} SET due = {now} WHERE id = ANY ($1::text[])`),
+
+		// outbox_failed, one range of each topic.
+		PickFailed: q(`
+SELECT id
+FROM {outbox}
+WHERE status = 2 AND topic = ANY ($1::text[]) AND due <= {now}
+ORDER BY due, stored_at
+LIMIT $2`),
+		TryFailed: q(`
+SELECT {columns}, NULL::bytea, {now}
+FROM {outbox}
+WHERE id = ANY ($1::text[]) AND status = 2 AND due <= {now}
+ORDER BY due, stored_at
+FOR UPDATE SKIP LOCKED`),
+		LeaseFailed: q(`
+UPDATE {outbox}
+SET due = {now} + $1, worker = $2, fence = fence + 1, flags = flags | ({LEASED} | {COMPENSATING})::smallint
+WHERE id = ANY ($3::text[])`),
+
+		// outbox_settled, one range of one status.
+		PickSettled: q(`
+SELECT id, flags
+FROM {outbox}
+WHERE status = $1 AND status > 0 AND due <= {now} - $2
+ORDER BY due
+LIMIT $3
+FOR UPDATE SKIP LOCKED`),
+
+		Stats: q(`
+SELECT topic, 0, count(*), min(stored_at), {now} FROM {outbox} WHERE status = 0 GROUP BY topic
+UNION ALL
+SELECT topic, 2, count(*), min(stored_at), {now} FROM {outbox} WHERE status = 2 GROUP BY topic`),
+
+		LockChore: q(`
+SELECT worker, until, {now} FROM {chore} WHERE name = $1 FOR UPDATE`),
+		AddChore: q(`
+INSERT INTO {chore} (name, worker, until) VALUES ($1, $2, {now} + $3)`),
+		SetChore: q(`
+UPDATE {chore} SET worker = $1, until = {now} + $2 WHERE name = $3`),
+		EndChore: q(`
+DELETE FROM {chore} WHERE name = $1`),
+
+		Version: q(`
+SELECT COALESCE(max(version), 0), COALESCE(max(usable_by), 0) FROM {schema}`),
+	}
+}
