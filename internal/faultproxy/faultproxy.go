@@ -228,8 +228,9 @@ func (p *Proxy) deliver(c *conn, direction Direction, to *net.TCPConn, chunk []b
 			return false
 		case CutAfter:
 			return true // nobody is left to read it, but the server must be read to its end
+		default:
+			return f.drop || c.write(to, chunk)
 		}
-		return f.drop || c.write(to, chunk)
 	}
 
 	action := Forward

@@ -251,7 +251,7 @@ func TestClose_cutsEverythingAndMayBeRepeated(t *testing.T) {
 	proxy.Close()
 	requireReset(t, client)
 	_, err := net.Dial("tcp", proxy.Addr())
-	assert.ErrorIs(t, err, syscall.ECONNREFUSED)
+	require.ErrorIs(t, err, syscall.ECONNREFUSED)
 	assert.Zero(t, proxy.Connections())
 }
 

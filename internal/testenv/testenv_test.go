@@ -55,7 +55,7 @@ func TestPostgres_isEmptyAndGoneAfterTheTest(t *testing.T) {
 			urls = append(urls, server)
 			conn, err := pgx.Connect(ctx, server)
 			require.NoError(t, err)
-			t.Cleanup(func() { conn.Close(context.WithoutCancel(ctx)) })
+			t.Cleanup(func() { assert.NoError(t, conn.Close(context.WithoutCancel(ctx))) })
 			_, err = conn.Exec(ctx, "CREATE TABLE things (id INT PRIMARY KEY)")
 			require.NoError(t, err, "the database is not empty, or not writable")
 		})
@@ -70,7 +70,7 @@ func TestPostgres_isEmptyAndGoneAfterTheTest(t *testing.T) {
 func TestPostgres_isDurable(t *testing.T) {
 	conn, err := pgx.Connect(t.Context(), testenv.Postgres(t))
 	require.NoError(t, err)
-	defer conn.Close(t.Context())
+	defer func() { assert.NoError(t, conn.Close(t.Context())) }()
 	for _, setting := range []string{"fsync", "synchronous_commit", "full_page_writes"} {
 		var value string
 		require.NoError(t, conn.QueryRow(t.Context(), "SHOW "+setting).Scan(&value))

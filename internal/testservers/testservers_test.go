@@ -101,7 +101,7 @@ func TestRabbitMQ_livesThroughFaults(t *testing.T) {
 	requireConfirmed(t, publish(t, channel, message))
 	closed := conn.NotifyClose(make(chan *amqp.Error, 1))
 	server.Kill()
-	await(t, closed)
+	require.Error(t, await(t, closed))
 	requireRefused(t, server.Server)
 	server.Start()
 
@@ -128,7 +128,7 @@ func TestRabbitMQ_livesThroughFaults(t *testing.T) {
 
 	closed = conn.NotifyClose(make(chan *amqp.Error, 1))
 	server.Stop()
-	await(t, closed)
+	require.Error(t, await(t, closed))
 	requireRefused(t, server.Server)
 	server.Start()
 	conn = dial(t, server.URL())
@@ -163,7 +163,8 @@ func TestServers_endWithTheTest(t *testing.T) {
 func TestServers_endWithATestProcessThatIsKilled(t *testing.T) {
 	const inChild = "WAYBILL_TESTSERVERS_CHILD"
 	if os.Getenv(inChild) != "" {
-		os.Stdout.WriteString(testservers.StartPostgres(t).Addr() + "\n")
+		_, err := os.Stdout.WriteString(testservers.StartPostgres(t).Addr() + "\n")
+		require.NoError(t, err)
 		<-t.Context().Done() // for ever: the parent kills us
 	}
 	t.Parallel()
