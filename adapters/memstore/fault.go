@@ -48,8 +48,8 @@ type Fault struct {
 	After error
 }
 
-// WithFault asks decide, before each operation, for the fault that befalls it. ids are the envelopes named by the call, nil
-// where it names none (a claim, say). decide is called without a lock and concurrently.
+// WithFault asks decide, before each operation, for the fault that befalls it. ids are the envelopes named by the call,
+// nil where it names none (a claim, say). decide is called without a lock and concurrently.
 func WithFault(decide func(op Op, ids []reliable.ID) Fault) Option {
 	return func(s *Store) error {
 		if decide == nil {

@@ -41,8 +41,8 @@ func (s *Store) Elect(ctx context.Context, chore, worker string, lease time.Dura
 	return elected, err
 }
 
-// wakeUp is guarded by Store.mu. A wake-up that finds nobody waiting is kept for the next to wait, so that a relay which
-// was claiming meanwhile looks again.
+// wakeUp is guarded by Store.mu. A wake-up that finds nobody waiting is kept for the next to wait, so that a relay
+// which was claiming meanwhile looks again.
 type wakeUp struct {
 	kept bool
 	told chan struct{} // closed by the next wake-up; nil while nobody waits

@@ -143,7 +143,9 @@ func (s *Store) Unhold(ctx context.Context, topic string, limit int) (left bool,
 }
 
 // FailHeld gives up what has waited long enough; see [reliable.Holder].
-func (s *Store) FailHeld(ctx context.Context, topic string, waited time.Duration, reason string, limit int) (int, error) {
+func (s *Store) FailHeld(
+	ctx context.Context, topic string, waited time.Duration, reason string, limit int,
+) (int, error) {
 	failed := 0
 	err := s.do(ctx, OpFailHeld, nil, func(now time.Time) error {
 		switch {

@@ -44,8 +44,8 @@ type Store struct {
 // Option configures a [Store].
 type Option func(*Store) error
 
-// WithLimits sets the sizes above which envelopes are refused; the default is [reliable.DefaultLimits]. Too small refuses
-// what SQL stores accept; too large accepts what they refuse.
+// WithLimits sets the sizes above which envelopes are refused; the default is [reliable.DefaultLimits]. Too small
+// refuses what SQL stores accept; too large accepts what they refuse.
 func WithLimits(limits reliable.Limits) Option {
 	return func(s *Store) error {
 		if min(limits.Payload, limits.Metadata, limits.MetadataPairs, limits.Topic, limits.Key, limits.ID) < 0 {

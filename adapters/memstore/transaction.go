@@ -10,19 +10,19 @@ import (
 	"github.com/waybillmq/waybill/reliable"
 )
 
-// Tx is a business transaction on a [Store]: business rows and envelopes that appear together, or not at all. What it has
-// stored is invisible to others until it commits; another transaction that stores the same ID waits for it. It is used by
-// one goroutine at a time.
+// Tx is a business transaction on a [Store]: business rows and envelopes that appear together, or not at all. What it
+// has stored is invisible to others until it commits; another transaction that stores the same ID waits for it. It is
+// used by one goroutine at a time.
 type Tx struct {
 	store  *Store
-	begun  context.Context //nolint:containedctx // as in database/sql, a transaction ends with the context it was begun with
+	begun  context.Context //nolint:containedctx // as in database/sql, it ends with the context it was begun with
 	rows   []*row
 	own    map[reliable.ID]*row
 	writes []write
 	scopes []*savepoint
 
-	// ended is closed once committed or rolled back; awaits is the transaction that this one waits for. Both are guarded by
-	// the store's lock.
+	// ended is closed once committed or rolled back; awaits is the transaction that this one waits for. Both are guarded
+	// by the store's lock.
 	ended  chan struct{}
 	awaits *Tx
 }
@@ -51,11 +51,12 @@ func (s *Store) Bind(tx any) (reliable.Enqueuer, error) {
 	return own, nil
 }
 
-// Begin starts a transaction, a *[Tx]. db must be nil or the store itself. A transaction whose ctx has ended cannot commit
-// any more.
+// Begin starts a transaction, a *[Tx]. db must be nil or the store itself. A transaction whose ctx has ended cannot
+// commit any more.
 func (s *Store) Begin(ctx context.Context, db any) (reliable.Tx, error) {
 	if own, ok := db.(*Store); db != nil && (!ok || own != s) {
-		return nil, fmt.Errorf("memstore: begin: %w", reliable.Invalid("db", "is a %T, must be nil or this *memstore.Store", db))
+		err := reliable.Invalid("db", "is a %T, must be nil or this *memstore.Store", db)
+		return nil, fmt.Errorf("memstore: begin: %w", err)
 	}
 	var tx *Tx
 	err := s.do(ctx, OpBegin, nil, func(time.Time) error {

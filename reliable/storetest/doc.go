@@ -1,6 +1,6 @@
-// Package storetest is the suite by which a store proves that it keeps what [reliable.Store] and the abilities promise. A
-// store that passes it needs no other test of these semantics, only tests of what is its own: its SQL, its migrations, its
-// errors.
+// Package storetest is the suite by which a store proves that it keeps what [reliable.Store] and the abilities promise.
+// A store that passes it needs no other test of these semantics, only tests of what is its own: its SQL, its
+// migrations, its errors.
 //
 // A test of an adapter describes the store in a [Harness] and hands it to [Run]:
 //
@@ -19,17 +19,18 @@
 //		})
 //	}
 //
-// Each check is a subtest with a fresh store, named for the sentence that it proves. On a real clock the checks run several
-// at a time and wait for leases of [Harness.Lease]; what must not happen is asked for well within a lease, and what must
-// happen is waited for with a generous bound, so that a loaded machine slows the suite down and does not fail it.
+// Each check is a subtest with a fresh store, named for the sentence that it proves. On a real clock the checks run
+// several at a time and wait for leases of [Harness.Lease]; what must not happen is asked for well within a lease, and
+// what must happen is waited for with a generous bound, so that a loaded machine slows the suite down and does not fail
+// it.
 //
 // A store on virtual time runs each check in a bubble:
 //
 //	storetest.Run(t, storetest.Harness{Open: open, Bubble: synctest.Test})
 //
-// Abilities are found as [reliable.Ability] finds them. What a store lacks is logged, not tested, unless [Harness.Expect]
-// lists it: then it fails.
+// Abilities are found as [reliable.Ability] finds them. What a store lacks is logged, not tested, unless
+// [Harness.Expect] lists it: then it fails.
 //
-// [Checks] returns the checks one by one, for a store that is known to be broken: the suite's own tests run them against
-// such stores and demand that each is caught.
+// [Checks] returns the checks one by one, for a store that is known to be broken: the suite's own tests run them
+// against such stores and demand that each is caught.
 package storetest

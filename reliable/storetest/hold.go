@@ -1,7 +1,6 @@
 package storetest
 
 import (
-	"sync/atomic"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -21,20 +20,7 @@ var holdChecks = holdsNeeded([]Check{
 	{Name: "other topics are not held", run: holdOtherTopics},
 	{Name: "a parked head keeps its followers waiting", run: holdParkedHead},
 	{Name: "a late ack confirms what is parked", run: holdLateAck},
-	{Name: "a probe comes only when it is due", run: probeWhenDue},
-	{Name: "a probe takes one, for its lease", run: probeOne},
-	{Name: "of concurrent probers one probes", run: probeConcurrently},
-	{Name: "a probe finds nothing where nothing waits", run: probeNothing},
-	{Name: "a probe rotates to those that failed least", run: probeRotates},
-	{Name: "the probe of a dead prober comes back", run: probeOfDeadProber},
 	{Name: "bad requests are refused", run: holdBadRequests},
-	{Name: "Unhold releases in batches, the oldest first", run: unholdInBatches},
-	{Name: "Unhold of what is not held is no error", run: unholdNothing},
-	{Name: "nothing parked while Unhold runs is left behind", run: unholdRaces},
-	{Name: "FailHeld fails only what waited long enough", run: failHeldWaited},
-	{Name: "FailHeld is bounded", run: failHeldBounded},
-	{Name: "FailHeld keeps its reason", run: failHeldReason},
-	{Name: "FailHeld of a head blocks its followers", run: failHeldHead},
 })
 
 func holdsNeeded(checks []Check) []Check {
@@ -241,91 +227,6 @@ func holdLateAck(t *T) {
 	t.none("both are confirmed")
 }
 
-func probeWhenDue(t *T) {
-	t.parked(2*t.h.Lease, env("a"))
-	before := time.Now()
-	t.hold(2 * t.h.Lease)
-	require.Empty(t, t.probe(long), "the probe is not due")
-	t.until("the probe is due", func() bool { return len(t.probe(long)) == 1 })
-	require.GreaterOrEqual(t, time.Since(before)+grain, 2*t.h.Lease, "probed too early")
-}
-
-func probeOne(t *T) {
-	first := t.parked(0, env("a"), env("b"), env("c"))
-	probes, err := t.holder().Probe(t.Context(), topic, request(10, long))
-	require.NoError(t, err)
-	require.Len(t, probes, 1, "one, however many were asked for")
-	require.Equal(t, reliable.ID("a"), probes[0].ID, "the oldest")
-	require.Greater(t, probes[0].Fence, first[0].Fence)
-	require.Equal(t, 1, probes[0].Attempts)
-	same(t, env("a"), probes[0].Envelope)
-	require.Empty(t, t.probe(long), "the next probe is due at the end of the lease")
-	h, _ := t.held()
-	require.Greater(t, h.NextProbe, long-patience)
-	t.none("the probe is leased, the others are parked")
-	t.settles(ack(probes[0]), reliable.Applied)
-	require.False(t, t.unhold(10))
-	require.ElementsMatch(t, []reliable.ID{"b", "c"}, ids(t.soon(2)))
-}
-
-func probeConcurrently(t *T) {
-	const probers = 8
-	t.parked(0, numbered(20)...)
-	store := t.handles()
-	var probes atomic.Int32
-	t.together(probers, func(i int) error {
-		holder, _ := reliable.Ability[reliable.Holder](store(i))
-		attempts, err := holder.Probe(t.Context(), topic, request(1, long))
-		probes.Add(int32(len(attempts))) //nolint:gosec // a handful
-		return err
-	})
-	require.EqualValues(t, 1, probes.Load(), "one process probes at a time")
-}
-
-func probeNothing(t *T) {
-	t.put(env("a"))
-	require.Empty(t, t.probe(long), "the topic is not held")
-	t.hold(0)
-	a := t.soon(1)[0]
-	require.Empty(t, t.probe(long), "nothing waits")
-	t.settles(park(giveBack(a)), reliable.Applied)
-	t.until("what waits is probed", func() bool {
-		t.hold(0)
-		return len(t.probe(long)) == 1
-	})
-}
-
-func probeRotates(t *T) {
-	t.parked(0, env("a"), env("b"), env("c"))
-	seen := make(map[reliable.ID]int)
-	for range 6 {
-		probes := t.probe(long)
-		require.Len(t, probes, 1)
-		seen[probes[0].ID]++
-		t.settles(park(retry(probes[0], 0)), reliable.Applied)
-		t.hold(0)
-	}
-	require.Equal(t, map[reliable.ID]int{"a": 2, "b": 2, "c": 2}, seen, "probes of each")
-}
-
-func probeOfDeadProber(t *T) {
-	t.parked(0, env("a"))
-	require.Len(t, t.probe(t.h.Lease), 1)
-	t.pass(t.h.Lease)
-	var a reliable.Attempt
-	t.until("the envelope comes back", func() bool {
-		attempts := append(t.claim(1), t.probe(long)...)
-		if len(attempts) == 1 {
-			a = attempts[0]
-		}
-		return len(attempts) == 1
-	})
-	require.Equal(t, reliable.ID("a"), a.ID)
-	require.True(t, a.MayHaveBeenSent, "the dead prober may have sent it")
-	t.settles(ack(a), reliable.Applied)
-	require.False(t, t.unhold(10))
-}
-
 func holdBadRequests(t *T) {
 	t.parked(0, env("a"))
 	_, err := t.holder().Probe(t.Context(), topic, request(0, long))
@@ -341,131 +242,4 @@ func holdBadRequests(t *T) {
 		require.ErrorIs(t, err, reliable.ErrInvalid)
 	}
 	require.Len(t, t.probe(long), 1, "nothing has happened")
-}
-
-func unholdInBatches(t *T) {
-	envs := numbered(5)
-	t.parked(long, envs...)
-	require.True(t, t.unhold(2), "three are left")
-	_, there := t.held()
-	require.True(t, there, "the hold stays until none is left")
-	require.ElementsMatch(t, idsOf(envs[:2]), ids(t.claim(10)), "the oldest")
-	t.unhold(2)
-	require.ElementsMatch(t, idsOf(envs[2:4]), ids(t.claim(10)))
-	t.until("none is left", func() bool { return !t.unhold(2) })
-	_, there = t.held()
-	require.False(t, there)
-	require.Equal(t, idsOf(envs[4:]), ids(t.claim(10)))
-}
-
-func unholdNothing(t *T) {
-	require.False(t, t.unhold(10))
-	t.hold(long)
-	require.False(t, t.unhold(10))
-	_, there := t.held()
-	require.False(t, there, "nothing waited behind it")
-}
-
-func unholdRaces(t *T) {
-	const rounds, batch = 4, 12
-	for round := range rounds {
-		var envs []reliable.Envelope
-		for i := range batch {
-			envs = append(envs, env(reliable.ID(number("m", round*batch+i))))
-		}
-		t.put(envs...)
-		attempts := t.soon(batch)
-		t.hold(long)
-		store := t.handles()
-		t.together(4, func(i int) error {
-			if i == 0 {
-				holder, _ := reliable.Ability[reliable.Holder](store(i))
-				for {
-					left, err := holder.Unhold(t.Context(), topic, 3)
-					if err != nil || !left {
-						return err
-					}
-				}
-			}
-			for _, a := range attempts[(i-1)*batch/3 : i*batch/3] {
-				if _, err := store(i).Settle(t.Context(), park(giveBack(a))); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		_, there := t.held()
-		require.False(t, there, "none was left, so the hold is gone")
-		for _, a := range t.soon(batch) {
-			t.settles(ack(a), reliable.Applied)
-		}
-	}
-}
-
-func failHeldWaited(t *T) {
-	t.putApart(env("long"), env("short"))
-	attempts := t.exactly(2)
-	t.hold(long)
-	t.settles(park(giveBack(attempts[0])), reliable.Applied)
-	waited := 4 * t.h.Lease
-	t.pass(waited + grain)
-	t.settles(park(giveBack(attempts[1])), reliable.Applied)
-	n, err := t.holder().FailHeld(t.Context(), topic, waited, "queue full", 10)
-	require.NoError(t, err)
-	require.Equal(t, 1, n)
-	t.hasStatus(env("long"), reliable.Failed)
-	t.hasStatus(env("short"), reliable.Pending)
-	t.none("one has failed, one waits")
-	require.False(t, t.unhold(10))
-	require.Equal(t, []reliable.ID{"short"}, ids(t.soon(1)))
-
-	n, err = t.holder().FailHeld(t.Context(), topic, 0, "queue full", 10)
-	require.NoError(t, err)
-	require.Zero(t, n, "the topic is not held any more")
-}
-
-func failHeldBounded(t *T) {
-	envs := numbered(5)
-	t.parked(long, envs...)
-	var failed []int
-	for range 4 {
-		n, err := t.holder().FailHeld(t.Context(), topic, 0, "queue full", 2)
-		require.NoError(t, err)
-		failed = append(failed, n)
-	}
-	require.Equal(t, []int{2, 2, 1, 0}, failed)
-	for _, e := range envs {
-		t.hasStatus(e, reliable.Failed)
-	}
-	require.False(t, t.unhold(10))
-	t.none("all have failed")
-}
-
-func failHeldReason(t *T) {
-	if !Inspection.of(t.store) {
-		t.Log("not tested: the store is no reliable.Inspector")
-		return
-	}
-	t.parked(long, env("a"))
-	n, err := t.holder().FailHeld(t.Context(), topic, 0, badReasons[0], 10)
-	require.NoError(t, err)
-	require.Equal(t, 1, n)
-	record := t.record("a")
-	require.Equal(t, reliable.Failed, record.Status)
-	require.False(t, record.Held)
-	require.NotEmpty(t, record.History)
-	readable(t, record.History[len(record.History)-1].Reason)
-}
-
-func failHeldHead(t *T) {
-	t.put(keyed("head", "k"), keyed("follower", "k"))
-	a := t.one()
-	t.hold(long)
-	t.settles(park(giveBack(a)), reliable.Applied)
-	n, err := t.holder().FailHeld(t.Context(), topic, 0, "queue full", 10)
-	require.NoError(t, err)
-	require.Equal(t, 1, n)
-	t.none("the key waits for the head's compensation")
-	t.settles(ack(a), reliable.Late)
-	require.Equal(t, reliable.ID("follower"), t.soon(1)[0].ID)
 }

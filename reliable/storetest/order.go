@@ -334,6 +334,7 @@ func orderConcurrentClaimers(t *T) {
 			}
 			lock.Unlock()
 			if len(attempts) > 0 {
+				t.pass(grain / 4) // for the others to claim what they must not
 				lock.Lock()
 				for _, a := range attempts {
 					onItsWay[a.Key] = false

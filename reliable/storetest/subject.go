@@ -145,8 +145,8 @@ func (t *T) until(what string, happened func() bool) {
 	}
 }
 
-// takenOver claims the one envelope there is for a lease that runs out, and then again: the attempts of the old holder and
-// of the new one.
+// takenOver claims the one envelope there is for a lease that runs out, and then again: the attempts of the old holder
+// and of the new one.
 func (t *T) takenOver() (old, young reliable.Attempt) {
 	t.Helper()
 	old = t.oneFor(t.h.Lease)
