@@ -3,6 +3,9 @@ package natsbroker_test
 import (
 	"net"
 	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
 
 	"github.com/waybillmq/waybill/adapters/natsbroker/embedded"
 )
@@ -75,4 +78,33 @@ func (c *cuttable) Write(data []byte) (int, error) {
 func (c *cuttable) Close() error {
 	c.once.Do(func() { close(c.closed) })
 	return c.Conn.Close()
+}
+
+// silentListener accepts connections and says nothing on them.
+type silentListener struct {
+	address  string
+	accepted chan struct{}
+}
+
+func newSilentListener(t *testing.T) *silentListener {
+	t.Helper()
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	silent := &silentListener{address: listener.Addr().String(), accepted: make(chan struct{})}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		close(silent.accepted)
+		_, _ = conn.Read(make([]byte, 1)) // until the other side has gone
+		_ = conn.Close()
+	}()
+	t.Cleanup(func() {
+		_ = listener.Close()
+		<-done
+	})
+	return silent
 }

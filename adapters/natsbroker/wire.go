@@ -16,6 +16,8 @@ const (
 	headerID = wmnats.WatermillUUIDHdr
 	// headerRest carries, URL-encoded, the metadata that cannot travel as headers of their own.
 	headerRest = reliable.ReservedPrefix + "nats-metadata"
+	// idInRest is the name there of an ID that is no header's value; no metadata has it.
+	idInRest = ""
 	// commands begins the names of the headers by which a client gives JetStream orders: roll-ups, expectations, TTLs.
 	commands = "Nats-"
 	// headroom is what Limits keeps free of max_payload for the headers of an ordinary message.
@@ -43,7 +45,7 @@ func header(env *reliable.Envelope, subject string, dedup Deduplication) nats.He
 	if id := string(env.ID); fitsValue(id) {
 		set(headerID, id)
 	} else {
-		keep(headerID, id)
+		keep(idInRest, id)
 	}
 	set(reliable.HeaderVersion, reliable.WireVersion)
 	if env.Key != "" {
@@ -142,7 +144,7 @@ func Unmarshal(header nats.Header, payload []byte) *message.Message {
 			return msg
 		}
 		for name := range rest {
-			if name == headerID {
+			if name == idInRest {
 				msg.UUID = rest.Get(name)
 				continue
 			}

@@ -13,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"sync"
 	"time"
@@ -24,18 +25,18 @@ import (
 )
 
 // Option configures a Server.
-type Option func(*server.Options)
+type Option func(*Server)
 
 // WithSyncAlways has every message synced to disk before it is acked; default off.
-func WithSyncAlways() Option { return func(o *server.Options) { o.SyncAlways = true } }
+func WithSyncAlways() Option { return func(s *Server) { s.opts.SyncAlways = true } }
 
 // WithListener has the server listen on the loopback interface, without authentication: whatever runs on this machine
 // can use it. Port 0 takes a free one, which a restart keeps; default: no listener.
 func WithListener(port int) Option {
-	return func(o *server.Options) {
-		o.DontListen, o.Host, o.Port = false, "127.0.0.1", port
+	return func(s *Server) {
+		s.opts.DontListen, s.opts.Host, s.opts.Port = false, "127.0.0.1", port
 		if port == 0 {
-			o.Port = server.RANDOM_PORT
+			s.opts.Port = server.RANDOM_PORT
 		}
 	}
 }
@@ -43,22 +44,26 @@ func WithListener(port int) Option {
 // WithMaxPayload sets the largest message in bytes, headers included; default 1 MiB. The server's authors advise against
 // more than 8 MiB.
 func WithMaxPayload(bytes int) Option {
-	return func(o *server.Options) { o.MaxPayload = int32(min(bytes, 64<<20)) } //nolint:gosec // 64 MiB is the server's most
+	return func(s *Server) { s.opts.MaxPayload = int32(min(bytes, 64<<20)) } //nolint:gosec // 64 MiB is the server's most
 }
 
-// WithOptions changes anything else about the server, just before it starts: accounts, users, limits. What makes it
-// handle signals or listen elsewhere is the caller's responsibility.
-func WithOptions(change func(*server.Options)) Option { return change }
+// WithLogger sets where the server's notices, warnings and errors go; default nowhere.
+func WithLogger(logger *slog.Logger) Option { return func(s *Server) { s.logger = logger } }
+
+// WithOptions changes anything else about the server: accounts, users, limits. That it handles signals or listens elsewhere
+// is then the caller's wish.
+func WithOptions(change func(*server.Options)) Option { return func(s *Server) { change(&s.opts) } }
 
 // Server is a NATS server in this process. Its methods may be called by several goroutines.
 type Server struct {
-	opts server.Options
-	addr string
+	opts   server.Options
+	logger *slog.Logger
 
 	life sync.Mutex // one Stop or Restart at a time
 
 	mu      sync.Mutex
 	current *server.Server // nil while it is down
+	addr    string
 }
 
 // StartServer starts a server that keeps its data in dir, which is made if it does not exist, and waits until it is ready
@@ -67,16 +72,21 @@ func StartServer(ctx context.Context, dir string, opts ...Option) (*Server, erro
 	if dir == "" {
 		return nil, fmt.Errorf("embedded: start: %w", reliable.Invalid("dir", "is empty; name the folder to keep the data in"))
 	}
-	s := &Server{opts: server.Options{
-		ServerName: "waybill",
-		DontListen: true,
-		JetStream:  true,
-		StoreDir:   dir,
-		NoLog:      true,
-		NoSigs:     true,
-	}}
+	s := &Server{
+		logger: slog.New(slog.DiscardHandler),
+		opts: server.Options{
+			ServerName: "waybill",
+			DontListen: true,
+			JetStream:  true,
+			StoreDir:   dir,
+			NoSigs:     true,
+		},
+	}
 	for _, opt := range opts {
-		opt(&s.opts)
+		opt(s)
+	}
+	if s.logger == nil {
+		return nil, fmt.Errorf("embedded: start: %w", reliable.Invalid("WithLogger", "is nil; leave the option out to log nothing"))
 	}
 	if err := s.start(ctx); err != nil {
 		return nil, fmt.Errorf("embedded: start: %w", err)
@@ -86,36 +96,45 @@ func StartServer(ctx context.Context, dir string, opts ...Option) (*Server, erro
 
 func (s *Server) start(ctx context.Context) error {
 	opts := s.opts // the server writes to its options
-	if opts.SyncAlways {
-		opts.SyncInterval = 2 * time.Minute // an explicit one, or the server replaces both
-	}
 	running, err := server.NewServer(&opts)
 	if err != nil {
 		return err
 	}
-	go running.Start()
-	ready := make(chan bool, 1)
-	go func() { ready <- running.ReadyForConnections(readyTimeout) }()
-	select {
-	case ok := <-ready:
-		if !ok || !running.JetStreamEnabled() {
-			halt(running)
-			return errors.New("the server did not get ready: is its folder writable, and used by no other server?")
-		}
-	case <-ctx.Done():
+	failed := make(chan error, 1)
+	running.SetLoggerV2(&complaints{logger: s.logger, fatal: failed}, false, false, false)
+	starting := make(chan struct{})
+	go func() {
+		defer close(starting)
+		running.Start()
+	}()
+	if err := await(ctx, running, failed); err != nil {
 		halt(running)
-		return ctx.Err()
+		<-starting
+		return err
 	}
+	s.mu.Lock()
 	if address, ok := running.Addr().(*net.TCPAddr); ok && !opts.DontListen {
 		s.addr, s.opts.Port = "nats://"+address.String(), address.Port
 	}
-	s.mu.Lock()
 	s.current = running
 	s.mu.Unlock()
 	return nil
 }
 
-const readyTimeout = 30 * time.Second
+// await returns nil once the server is ready, and otherwise why it is not.
+func await(ctx context.Context, running *server.Server, failed <-chan error) error {
+	const look = 5 * time.Millisecond // ReadyForConnections watches neither a context nor the server's own failure
+	for !running.ReadyForConnections(look) {
+		select {
+		case err := <-failed:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		default:
+		}
+	}
+	return ctx.Err()
+}
 
 func halt(running *server.Server) {
 	running.Shutdown()
@@ -167,4 +186,8 @@ func (s *Server) InProcessConn() (net.Conn, error) {
 }
 
 // URL is the address that [WithListener] made the server listen on; empty without it.
-func (s *Server) URL() string { return s.addr }
+func (s *Server) URL() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.addr
+}
