@@ -17,11 +17,11 @@ import (
 const module = "github.com/waybillmq/waybill/"
 
 // listed is what the go command says about one package, without its tests.
-type listed struct { //nolint:tagliatelle // the go command spells them so
-	ImportPath string   `json:"ImportPath"` //nolint:tagliatelle // the go command's spelling
-	Standard   bool     `json:"Standard"`   //nolint:tagliatelle // the go command's spelling
-	Imports    []string `json:"Imports"`    // direct ones
-	Deps       []string `json:"Deps"`       // indirect ones as well
+type listed struct {
+	ImportPath string   `json:"ImportPath"`
+	Standard   bool     `json:"Standard"`
+	Imports    []string `json:"Imports"` // direct ones
+	Deps       []string `json:"Deps"`    // indirect ones as well
 }
 
 type graph map[string]listed
