@@ -5,6 +5,7 @@ import (
 	"slices"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -83,6 +84,13 @@ func failures(t *testing.T, check storetest.Check, h storetest.Harness) []string
 }
 
 func TestRun_passesASoundStoreThroughAWrapper(t *testing.T) { storetest.Run(t, harness(nil)) }
+
+func TestRun_passesASoundStoreOnARealClock(t *testing.T) {
+	h := harness(nil)
+	h.Bubble = nil
+	h.Lease = 400 * time.Millisecond
+	storetest.Run(t, h)
+}
 
 // bare has no abilities.
 type bare struct{ reliable.Store }
