@@ -40,7 +40,7 @@ each() { # SERVICE FUNCTION
 }
 
 up() {
-	local service packages missing=() pids=() names=() failed=0
+	local service packages missing=() names=()
 	for service in "$@"; do
 		if each "$service" service_is_foreign; then
 			say "$service: using yours ($(each "$service" service_variable) is set)"
@@ -53,21 +53,27 @@ up() {
 		fi
 	done
 	[ ${#missing[@]} -eq 0 ] || install_packages "${missing[@]}"
-	for service in "${names[@]}"; do
-		each "$service" service_up &
-		pids+=($!)
-	done
-	for service in "${!names[@]}"; do
-		wait "${pids[$service]}" || failed=1
-	done
-	return $failed
+	for_all service_up "${names[@]}"
 }
 
-for_each_own() { # FUNCTION SERVICE...
-	local function=$1 service failed=0
+down() {
+	local service names=()
+	for service in "$@"; do
+		each "$service" service_is_foreign || names+=("$service")
+	done
+	for_all service_down "${names[@]}"
+}
+
+# for_all runs a function of several services at the same time, and fails if one of them failed.
+for_all() { # FUNCTION SERVICE...
+	local function=$1 service pid pids=() failed=0
 	shift
 	for service in "$@"; do
-		each "$service" service_is_foreign || each "$service" "$function" || failed=1
+		each "$service" "$function" &
+		pids+=($!)
+	done
+	for pid in "${pids[@]}"; do
+		wait "$pid" || failed=1
 	done
 	return $failed
 }
@@ -95,8 +101,8 @@ esac
 
 case $command in
 up) up "${wanted[@]}" ;;
-down) for_each_own service_down "${wanted[@]}" ;;
-status) for_each_own service_status "${wanted[@]}" ;;
+down) down "${wanted[@]}" ;;
+status) for_all service_status "${wanted[@]}" ;;
 env) for service in "${wanted[@]}"; do each "$service" service_env; done ;;
 *) usage ;;
 esac

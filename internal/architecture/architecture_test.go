@@ -18,10 +18,10 @@ const module = "github.com/waybillmq/waybill/"
 
 // listed is what the go command says about one package, without its tests.
 type listed struct {
-	ImportPath string   `json:"ImportPath"`
-	Standard   bool     `json:"Standard"`
-	Imports    []string `json:"Imports"` // direct ones
-	Deps       []string `json:"Deps"`    // indirect ones as well
+	ImportPath string
+	Standard   bool
+	Imports    []string // direct ones
+	Deps       []string // indirect ones as well
 }
 
 type graph map[string]listed

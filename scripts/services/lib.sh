@@ -1,5 +1,7 @@
 # Shared by the services beside this file; sourced, never run. A service file defines:
 #
+#   service            its name, which is also the name of the file
+#   service_port       prints the port that clients connect to
 #   service_variable   prints the variable that says where the server is
 #   service_env        prints NAME=value for each variable that the tests read
 #   service_packages   prints the Debian packages that it needs
@@ -11,7 +13,7 @@
 #   service_address    prints where it listens, for people
 #
 # and gets from here: service_up, service_down, service_status and service_is_foreign.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2154  # names are shared between the files
 
 state_dir=${WAYBILL_SERVICES_DIR:-/tmp/waybill-services}
 
@@ -60,8 +62,6 @@ install_packages() {
 	)
 }
 
-service_name() { basename "${BASH_SOURCE[1]}" .sh; }
-
 service_dir() { echo "$state_dir/$service"; }
 
 service_is_foreign() {
@@ -87,7 +87,7 @@ start_daemon() { # COMMAND...
 	dir=$(service_dir)
 	(
 		exec </dev/null >>"$dir/log" 2>&1 {lock_fd}>&-
-		cd "$dir"
+		cd "$dir" || exit
 		if is_root; then
 			user=$(service_user)
 			exec setsid setpriv --reuid="$user" --regid="$(id -g "$user")" --init-groups -- "$@"

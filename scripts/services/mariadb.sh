@@ -1,5 +1,5 @@
 # MariaDB, which stands for MySQL as well: no statement of ours needs more than both have.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2086,SC2154  # names are shared between the files, and hold no blanks
 service=mariadb
 
 # Ports of test services lie below 32768, where Linux begins to give ports to outgoing connections: a busy test run would

@@ -1,5 +1,5 @@
 # PostgreSQL.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2086,SC2154  # names are shared between the files, and hold no blanks
 service=postgres
 
 service_port() { echo 15432; } # below 32768 for the reason given in mariadb.sh

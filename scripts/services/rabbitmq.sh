@@ -1,5 +1,5 @@
 # RabbitMQ with its management API, by which the tests make their virtual hosts.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034,SC2086,SC2154  # names are shared between the files, and hold no blanks
 service=rabbitmq
 
 # Below 32768 for the reason given in mariadb.sh.
