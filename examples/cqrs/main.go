@@ -71,10 +71,14 @@ func handle(ctx context.Context, subscriber message.Subscriber, shipped chan<- *
 		return nil, err
 	}
 	processor, err := cqrs.NewEventProcessorWithConfig(router, cqrs.EventProcessorConfig{
-		Marshaler:              marshaler,
-		Logger:                 quiet,
-		GenerateSubscribeTopic: func(p cqrs.EventProcessorGenerateSubscribeTopicParams) (string, error) { return "events." + p.EventName, nil },
-		SubscriberConstructor:  func(cqrs.EventProcessorSubscriberConstructorParams) (message.Subscriber, error) { return subscriber, nil },
+		Marshaler: marshaler,
+		Logger:    quiet,
+		GenerateSubscribeTopic: func(p cqrs.EventProcessorGenerateSubscribeTopicParams) (string, error) {
+			return "events." + p.EventName, nil
+		},
+		SubscriberConstructor: func(cqrs.EventProcessorSubscriberConstructorParams) (message.Subscriber, error) {
+			return subscriber, nil
+		},
 	})
 	if err != nil {
 		return nil, err
