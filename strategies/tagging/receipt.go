@@ -95,7 +95,9 @@ func (r *Receipt) lookUp(ctx context.Context) {
 		}
 	}
 	r.mu.Unlock()
-	records, err := r.receipts.inspector.Lookup(ctx, open...)
+	timed, cancel := context.WithTimeout(ctx, r.receipts.timeout)
+	defer cancel()
+	records, err := r.receipts.inspector.Lookup(timed, open...)
 	if err != nil {
 		return
 	}
@@ -136,14 +138,15 @@ const lookUpBatch = 1000
 // receipts knows which messages somebody may be waiting for.
 type receipts struct {
 	inspector reliable.Inspector
+	timeout   time.Duration // of one look-up
 
 	mu   sync.Mutex
 	byID map[reliable.ID]*place
 }
 
-func newReceipts(store reliable.Store) *receipts {
+func newReceipts(store reliable.Store, timeout time.Duration) *receipts {
 	inspector, _ := reliable.Ability[reliable.Inspector](store)
-	return &receipts{inspector: inspector, byID: make(map[reliable.ID]*place)}
+	return &receipts{inspector: inspector, timeout: timeout, byID: make(map[reliable.ID]*place)}
 }
 
 func (rs *receipts) open(envs []reliable.Envelope) *Receipt {

@@ -43,7 +43,7 @@ func NewSender(store reliable.Store, opts ...Option) (*Sender, error) {
 }
 
 func newSender(cfg config, store reliable.Store, relay relay) *Sender {
-	s := &Sender{cfg: cfg, store: store, relay: relay, receipts: newReceipts(store)}
+	s := &Sender{cfg: cfg, store: store, relay: relay, receipts: newReceipts(store, cfg.storeTimeout)}
 	s.transactor, _ = reliable.Ability[reliable.Transactor](store)
 	s.waker, _ = reliable.Ability[reliable.Waker](store)
 	s.group = newGroup(s)

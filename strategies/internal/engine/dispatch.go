@@ -95,7 +95,7 @@ func (e *Engine) sortOut(taken []*entry) []*entry {
 	now, ready := time.Now(), taken[:0]
 	for _, en := range taken {
 		switch {
-		case now.After(e.lastHandOver(en)):
+		case !now.Before(e.lastHandOver(en)):
 			e.giveBackAll([]*entry{en}, 0)
 		case e.cfg.Policy.expired(&en.attempt, now.Sub(en.admitted)):
 			e.window.untake([]*entry{en}, false)
@@ -128,7 +128,9 @@ func (e *Engine) hand(ctx context.Context, entries []*entry, attempts []reliable
 	if e.cfg.Hooks.Handed != nil {
 		e.cfg.Hooks.Handed(attempts)
 	}
-	timed, cancel := context.WithTimeout(ctx, reachTimeout)
+	timeout := time.Now().Add(reachTimeout)
+	last := e.lastHandOvers(entries)
+	timed, cancel := context.WithDeadline(ctx, earlier(timeout, last))
 	defer cancel()
 	n, err := e.cfg.Publisher.Publish(timed, attempts)
 	if n == len(attempts) {
@@ -136,10 +138,30 @@ func (e *Engine) hand(ctx context.Context, entries []*entry, attempts []reliable
 		return true
 	}
 	e.window.untake(entries[n:], true)
-	if ctx.Err() == nil { // the end of the relay says nothing about the broker
+	switch {
+	case ctx.Err() != nil: // the end of the relay says nothing about the broker
+	case n == 0 && timed.Err() != nil && last.Before(timeout): // nor does that of a lease
+		return true
+	default:
 		e.reached(n > 0, err)
 	}
 	return n > 0
+}
+
+// lastHandOvers is when all of a batch may be handed over at the latest: a publisher that blocks must not outlast that.
+func (e *Engine) lastHandOvers(entries []*entry) time.Time {
+	last := e.lastHandOver(entries[0])
+	for _, en := range entries[1:] {
+		last = earlier(last, e.lastHandOver(en))
+	}
+	return last
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
 }
 
 // reached notes whether the broker can be reached. While it cannot, nothing is leased but one probing claim at a time, so
@@ -218,7 +240,7 @@ func (e *Engine) handAlone(ctx context.Context, en *entry) bool {
 	if e.cfg.Hooks.Handed != nil {
 		e.cfg.Hooks.Handed([]reliable.Attempt{en.attempt})
 	}
-	ctx, cancel := context.WithTimeout(ctx, reachTimeout)
+	ctx, cancel := context.WithDeadline(ctx, earlier(time.Now().Add(reachTimeout), e.lastHandOver(en)))
 	defer cancel()
 	n, err := e.cfg.Publisher.Publish(ctx, []reliable.Attempt{en.attempt})
 	if n == 0 {
