@@ -92,6 +92,21 @@ func TestRun_passesASoundStoreOnARealClock(t *testing.T) {
 	storetest.Run(t, h)
 }
 
+func TestCheck_failsWhereAStoreHangs(t *testing.T) {
+	h := harness(nil)
+	h.Open = func(testing.TB) reliable.Store {
+		return memstore.New(memstore.WithFault(func(op memstore.Op, _ []reliable.ID) memstore.Fault {
+			return memstore.Fault{HangBefore: op == memstore.OpClaim}
+		}))
+	}
+	h.Reopen = nil
+	for _, check := range storetest.Checks() {
+		if check.Name == "Claim_eight_claimers_never_hold_one_envelope_twice" {
+			require.NotEmpty(t, failures(t, check, h))
+		}
+	}
+}
+
 // bare has no abilities.
 type bare struct{ reliable.Store }
 

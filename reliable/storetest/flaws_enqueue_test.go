@@ -23,6 +23,9 @@ var enqueueFlaws = []flaw{
 		b.eachClaimed(func(a *attempt) { a.Metadata = nil })
 		b.eachRecord(func(r *record) { r.Metadata = nil })
 	}, by("Enqueue_an_envelope_is_kept_whole")},
+	{"deadlines are forgotten", func(b *broken) {
+		b.eachClaimed(func(a *attempt) { a.Deadline = 0 })
+	}, by("Enqueue_an_envelope_is_kept_whole")},
 	{"an empty payload comes back as null", func(b *broken) {
 		b.eachClaimed(func(a *attempt) {
 			if len(a.Payload) == 0 {

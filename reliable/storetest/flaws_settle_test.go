@@ -37,6 +37,7 @@ var settleFlaws = []flaw{
 		})
 	}, by(
 		"Settle_an_ack_repeated_changes_nothing",
+		"Settle_batches_that_meet_in_opposite_orders_are_all_recorded",
 		"Settle_the_same_settlement_twice_in_one_batch_counts_once",
 	)},
 	{"anything can confirm", func(b *broken) {

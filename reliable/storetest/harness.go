@@ -172,7 +172,9 @@ func (c Check) Run(t testing.TB, h Harness) {
 			return
 		}
 	}
-	c.run(&T{TB: t, h: h, store: store})
+	ctx, cancel := context.WithTimeout(t.Context(), hanging)
+	t.Cleanup(cancel)
+	c.run(&T{TB: t, h: h, store: store, ctx: ctx})
 }
 
 func abilitiesExpected(t *T) {

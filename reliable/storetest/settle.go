@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"slices"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -28,6 +29,7 @@ var settleChecks = []Check{
 	{Name: "the same settlement twice in one batch counts once", run: settleTwiceInBatch},
 	{Name: "a batch with a bad settlement records nothing", run: settleAllOrNone},
 	{Name: "two thousand are settled in one batch", run: settleManyAtOnce},
+	{Name: "batches that meet in opposite orders are all recorded", run: settleOppositeOrders},
 	{Name: "a canceled context records nothing", run: settleCanceled},
 }
 
@@ -306,6 +308,55 @@ func settleManyAtOnce(t *T) {
 		}
 	}
 	require.Equal(t, count/10, pending)
+}
+
+func settleOppositeOrders(t *T) {
+	const callers, count = 4, 60
+	var envs []reliable.Envelope
+	for i, e := range numbered(count) {
+		if i%3 == 0 {
+			e.Key = number("key-", i)
+		}
+		envs = append(envs, e)
+	}
+	t.put(envs...)
+	forwards := acks(t.soon(count))
+	for i := range forwards {
+		if i%2 == 0 {
+			forwards[i].Outcome, forwards[i].To = reliable.Nacked, reliable.Pending
+			forwards[i].Charge, forwards[i].Delay = true, long
+		}
+	}
+	backwards := slices.Clone(forwards)
+	slices.Reverse(backwards)
+	var results [callers][]reliable.SettleResult
+	store := t.handles()
+	t.together(callers, func(i int) (err error) {
+		ss := forwards
+		if i >= callers/2 {
+			ss = backwards
+		}
+		results[i], err = store(i).Settle(t.Context(), ss...)
+		return err
+	})
+	applied := make(map[reliable.ID]int)
+	for i := range results {
+		require.Len(t, results[i], count)
+		for j, r := range results[i] {
+			ss := forwards
+			if i >= callers/2 {
+				ss = backwards
+			}
+			if r == reliable.Applied {
+				applied[ss[j].ID]++
+			} else {
+				require.Equal(t, reliable.Repeated.String(), r.String())
+			}
+		}
+	}
+	for _, e := range envs {
+		require.Equal(t, 1, applied[e.ID], "callers that were the first to settle %q", e.ID)
+	}
 }
 
 func settleCanceled(t *T) {

@@ -19,6 +19,8 @@ const (
 	long = 10 * time.Minute
 	// patience is how long what must happen may take.
 	patience = 20 * time.Second
+	// hanging is how long a check may take in all.
+	hanging = 2 * time.Minute
 	// grain is the rounding that a store's clock may have, at most.
 	grain = 20 * time.Millisecond
 	topic = "orders"
@@ -30,7 +32,11 @@ type T struct {
 	testing.TB
 	h     Harness
 	store reliable.Store
+	ctx   context.Context //nolint:containedctx // stands in for that of testing.TB
 }
+
+// Context ends, in time to say where, when a check hangs.
+func (t *T) Context() context.Context { return t.ctx }
 
 // pass lets time pass on the store's clock.
 func (t *T) pass(d time.Duration) { t.h.Sleep(d) }
