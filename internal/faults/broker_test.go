@@ -1,0 +1,93 @@
+//go:build services
+
+package faults
+
+import (
+	"net/url"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/waybillmq/waybill/internal/faultproxy"
+	"github.com/waybillmq/waybill/internal/testservers"
+	"github.com/waybillmq/waybill/reliable"
+)
+
+// outage is how long a broker is paused or full.
+const outage = 20 * time.Second
+
+// brokerFault breaks a broker under load, and heals it before it returns.
+type brokerFault struct {
+	name     string
+	database func(testing.TB) database
+	proxied  bool
+	breakIt  func(t *testing.T, broker *testservers.RabbitMQ, proxy *faultproxy.Proxy)
+}
+
+func killed(t *testing.T, broker *testservers.RabbitMQ, _ *faultproxy.Proxy) {
+	broker.Kill()
+	broker.Start()
+}
+
+var brokerFaults = []brokerFault{
+	{"killed, on MariaDB", mariaDB, false, killed},
+	{"killed, on PostgreSQL", postgres, false, killed},
+	{"restarted", postgres, false, func(_ *testing.T, broker *testservers.RabbitMQ, _ *faultproxy.Proxy) {
+		broker.Stop()
+		broker.Start()
+	}},
+	{"paused", mariaDB, false, func(_ *testing.T, broker *testservers.RabbitMQ, _ *faultproxy.Proxy) {
+		broker.Pause()
+		time.Sleep(outage)
+		broker.Resume()
+	}},
+	{"out of memory", postgres, false, func(_ *testing.T, broker *testservers.RabbitMQ, _ *faultproxy.Proxy) {
+		broker.SetMemoryAlarm(true)
+		time.Sleep(outage)
+		broker.SetMemoryAlarm(false)
+	}},
+	{"cut before the confirm", mariaDB, true, func(_ *testing.T, _ *testservers.RabbitMQ, proxy *faultproxy.Proxy) {
+		proxy.DropDownstream(true)
+		time.Sleep(time.Second)
+		proxy.CutAll()
+		proxy.DropDownstream(false)
+	}},
+}
+
+func TestBrokerFault_losesNothingFailsNothingAndHealsByItself(t *testing.T) {
+	for _, fault := range brokerFaults {
+		t.Run(fault.name, func(t *testing.T) {
+			t.Parallel()
+			broker := testservers.StartRabbitMQ(t)
+			amqpURL, proxy := broker.URL(), (*faultproxy.Proxy)(nil)
+			if fault.proxied {
+				address, err := url.Parse(amqpURL)
+				require.NoError(t, err)
+				proxy = faultproxy.New(t, address.Host)
+				address.Host = proxy.Addr()
+				amqpURL = address.String()
+			}
+			r := newRig(t, rigConfig{database: fault.database(t), amqpURL: amqpURL})
+			r.createOrders()
+			stop := r.load(8, 5*time.Millisecond)
+			require.Eventually(t, func() bool { return r.seen.outcome(reliable.Acked) > 500 }, time.Minute, 10*time.Millisecond)
+			goroutines := runtime.NumGoroutine()
+
+			fault.breakIt(t, broker, proxy)
+			healed := time.Now()
+			before := r.seen.outcome(reliable.Acked)
+			require.Eventually(t, func() bool { return r.seen.outcome(reliable.Acked) > before+500 }, time.Minute, 10*time.Millisecond)
+			placed := stop()
+			r.eventuallySettled(30 * time.Second)
+			t.Logf("placed %d, settled %v after healing", placed, time.Since(healed).Round(time.Millisecond))
+
+			assert.NotZero(t, r.seen.outcome(reliable.Unknown), "the fault must have met messages in flight")
+			assert.Empty(t, r.withStatus(reliable.Failed), "an outage must fail nothing")
+			assert.Less(t, runtime.NumGoroutine(), goroutines+200, "goroutines must stay flat")
+			r.audit(consume(t, broker.URL(), queue))
+		})
+	}
+}

@@ -1,0 +1,238 @@
+//go:build services
+
+package faults
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/waybillmq/waybill/adapters/rabbitmqbroker"
+	"github.com/waybillmq/waybill/reliable"
+	"github.com/waybillmq/waybill/strategies/tagging"
+)
+
+// childVariable holds the job of a child process: this test binary, run again.
+const childVariable = "WAYBILL_FAULTS_CHILD"
+
+// point is a place in a message's way at which a child stands still, to be killed there.
+type point string
+
+const (
+	beforeCommit  point = "before commit"  // inserted, not committed
+	beforePublish point = "before publish" // committed, nothing sent
+	beforeConfirm point = "before confirm" // sent, the confirm not taken
+	beforeSettle  point = "before settle"  // confirmed, not recorded
+	nowhere       point = "nowhere"        // runs until it is stopped
+)
+
+// job is what a child is told.
+type job struct {
+	Database database
+	AMQPURL  string
+	Prefix   string // of its orders' ids
+	Orders   int    // how many it places; then it goes on relaying
+	Stand    point
+	Lease    time.Duration
+	Sweep    bool // makes single passes in place of running
+}
+
+// runAsChild does the job in the environment, if there is one, and does not return then.
+func runAsChild() bool {
+	text := os.Getenv(childVariable)
+	if text == "" {
+		return false
+	}
+	var j job
+	err := json.Unmarshal([]byte(text), &j)
+	if err == nil {
+		err = j.run(context.Background())
+	}
+	fmt.Println("ended:", err)
+	os.Exit(3)
+	return true
+}
+
+func (j job) run(ctx context.Context) error {
+	db, store, err := j.Database.open(ctx)
+	if err != nil {
+		return err
+	}
+	logger := slog.New(slog.DiscardHandler)
+	broker, err := rabbitmqbroker.NewFromURL(j.AMQPURL, rabbitmqbroker.WithQuorumQueues(), rabbitmqbroker.WithLogger(logger),
+		rabbitmqbroker.WithConfirmTimeout(time.Second), rabbitmqbroker.WithBlockedTimeout(time.Second))
+	if err != nil {
+		return err
+	}
+	stand := &standstill{at: j.Stand}
+	outbox, err := tagging.New(standingStore{store, stand}, standingPublisher{broker, stand}, standingConfirms{broker, stand},
+		tagging.WithLease(j.Lease), tagging.WithLogger(logger), tagging.WithoutRetention())
+	if err != nil {
+		return err
+	}
+	relayed := make(chan error, 1)
+	go func() { relayed <- outbox.Run(ctx) }()
+	for !outboxRuns(outbox) {
+		time.Sleep(time.Millisecond)
+	}
+	r := &rig{db: db, kind: j.Database.kind(), outbox: outbox}
+	for i := range j.Orders {
+		if err := r.place(ctx, fmt.Sprintf("%s-%d", j.Prefix, i)); err != nil {
+			return err
+		}
+	}
+	fmt.Println("placed")
+	return <-relayed
+}
+
+// outboxRuns reports whether the relay has begun: what is placed before is stored without a lease.
+func outboxRuns(outbox *tagging.Outbox) bool { return outbox.Running() }
+
+// standstill says where a child is, and stays there.
+type standstill struct {
+	at   point
+	once sync.Once
+}
+
+func (s *standstill) reach(p point) {
+	if p != s.at {
+		return
+	}
+	s.once.Do(func() { fmt.Println("at", p) })
+	select {}
+}
+
+type standingStore struct {
+	reliable.Store
+	stand *standstill
+}
+
+func (s standingStore) Unwrap() any { return s.Store }
+
+func (s standingStore) Settle(ctx context.Context, ss ...reliable.Settlement) ([]reliable.SettleResult, error) {
+	s.stand.reach(beforeSettle)
+	return s.Store.Settle(ctx, ss...)
+}
+
+func (s standingStore) Bind(tx any) (reliable.Enqueuer, error) {
+	transactor, _ := reliable.Ability[reliable.Transactor](s.Store)
+	return transactor.Bind(tx)
+}
+
+func (s standingStore) Begin(ctx context.Context, db any) (reliable.Tx, error) {
+	transactor, _ := reliable.Ability[reliable.Transactor](s.Store)
+	tx, err := transactor.Begin(ctx, db)
+	return standingTx{tx, s.stand}, err
+}
+
+type standingTx struct {
+	reliable.Tx
+	stand *standstill
+}
+
+func (t standingTx) Commit(ctx context.Context) error {
+	t.stand.reach(beforeCommit)
+	return t.Tx.Commit(ctx)
+}
+
+type standingPublisher struct {
+	reliable.Publisher
+	stand *standstill
+}
+
+func (p standingPublisher) Unwrap() any { return p.Publisher }
+
+func (p standingPublisher) Publish(ctx context.Context, batch []reliable.Attempt) (int, error) {
+	p.stand.reach(beforePublish)
+	return p.Publisher.Publish(ctx, batch)
+}
+
+type standingConfirms struct {
+	reliable.ConfirmSource
+	stand *standstill
+}
+
+func (c standingConfirms) Receive(ctx context.Context, limit int) ([]reliable.Confirm, error) {
+	confirms, err := c.ConfirmSource.Receive(ctx, limit)
+	if len(confirms) > 0 {
+		c.stand.reach(beforeConfirm)
+	}
+	return confirms, err
+}
+
+// child is a running child process.
+type child struct {
+	t     testing.TB
+	cmd   *exec.Cmd
+	lines chan string
+	ended sync.Once
+}
+
+// startChild runs this test binary again with a job. The test's end kills it.
+func startChild(t testing.TB, j job) *child {
+	t.Helper()
+	text, err := json.Marshal(j)
+	require.NoError(t, err)
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), childVariable+"="+string(text))
+	out, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	cmd.Stderr = t.Output()
+	require.NoError(t, cmd.Start())
+	c := &child{t: t, cmd: cmd, lines: make(chan string, 100)}
+	go c.read(out)
+	t.Cleanup(c.kill)
+	return c
+}
+
+func (c *child) read(out io.Reader) {
+	defer close(c.lines)
+	for scanner := bufio.NewScanner(out); scanner.Scan(); {
+		c.lines <- scanner.Text()
+	}
+}
+
+// await waits until the child says line.
+func (c *child) await(line string) {
+	c.t.Helper()
+	timeout := time.After(time.Minute)
+	for {
+		select {
+		case said, open := <-c.lines:
+			require.True(c.t, open, "the child ended before it said %q", line)
+			require.False(c.t, strings.HasPrefix(said, "ended:"), "the child %s", said)
+			if said == line {
+				return
+			}
+		case <-timeout:
+			require.FailNow(c.t, "the child did not come this far", line)
+		}
+	}
+}
+
+// kill ends the child with SIGKILL and waits until it is gone.
+func (c *child) kill() {
+	c.ended.Do(func() {
+		_ = c.cmd.Process.Kill()
+		_ = c.cmd.Wait() // "signal: killed" is what was asked for
+		for range c.lines {
+		}
+	})
+}
+
+func (c *child) signal(s syscall.Signal) {
+	c.t.Helper()
+	require.NoError(c.t, c.cmd.Process.Signal(s))
+}

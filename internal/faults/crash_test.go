@@ -1,0 +1,107 @@
+//go:build services
+
+package faults
+
+import (
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/waybillmq/waybill/adapters/rabbitmqbroker"
+	"github.com/waybillmq/waybill/internal/testenv"
+	"github.com/waybillmq/waybill/reliable"
+	"github.com/waybillmq/waybill/strategies/tagging"
+)
+
+const (
+	// crashLease is the lease of both processes in these tests.
+	crashLease = 5 * time.Second
+	// takeOver is how much later than the lease's end another process may have delivered the rest.
+	takeOver = 2 * time.Second
+)
+
+// survivor is a second process on the same tables, in this one.
+func survivor(t *testing.T, d database, amqpURL string) *rig {
+	declare(t, amqpURL, queue, quorum)
+	r := newRig(t, rigConfig{
+		database: d, amqpURL: amqpURL,
+		broker: []rabbitmqbroker.Option{rabbitmqbroker.WithConfirmTimeout(time.Second), rabbitmqbroker.WithBlockedTimeout(time.Second)},
+		outbox: []tagging.Option{tagging.WithLease(crashLease)},
+	})
+	r.createOrders()
+	return r
+}
+
+func TestCrash_aSenderKilledAnywhereLosesNothingAndSendsNothingUncommitted(t *testing.T) {
+	for kind, makeDatabase := range databases {
+		for _, stand := range []point{beforeCommit, beforePublish, beforeConfirm, beforeSettle} {
+			t.Run(kind+"/"+string(stand), func(t *testing.T) {
+				t.Parallel()
+				d, amqpURL := makeDatabase(t), testenv.RabbitMQ(t)
+				r := survivor(t, d, amqpURL)
+				c := startChild(t, job{Database: d, AMQPURL: amqpURL, Prefix: "child", Orders: 20, Stand: stand, Lease: crashLease})
+				c.await("at " + string(stand))
+				if stand != beforeCommit {
+					c.await("placed")
+				}
+				c.kill()
+				killed := time.Now()
+				r.eventuallySettled(crashLease + takeOver + 10*time.Second)
+				assert.Less(t, time.Since(killed), crashLease+takeOver, "the rest must be delivered within the lease and 2 s")
+
+				receipts := consume(t, amqpURL, queue)
+				orders := r.orders()
+				if stand == beforeCommit {
+					assert.Empty(t, orders)
+					assert.Empty(t, receipts, "nothing may be sent of what did not commit")
+					return
+				}
+				require.Len(t, orders, 20)
+				r.auditCopies(receipts, 2)
+			})
+		}
+	}
+}
+
+func TestCrash_aSenderStoppedPastItsLeaseIsTakenOverAndItsLateAnswersHarmNothing(t *testing.T) {
+	for kind, makeDatabase := range databases {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			d, amqpURL := makeDatabase(t), testenv.RabbitMQ(t)
+			r := survivor(t, d, amqpURL)
+			c := startChild(t, job{Database: d, AMQPURL: amqpURL, Prefix: "child", Orders: 3000, Stand: nowhere, Lease: crashLease})
+			require.Eventually(t, func() bool { return len(r.orders()) > 200 }, time.Minute, 5*time.Millisecond)
+			c.signal(syscall.SIGSTOP)
+			r.eventuallySettledBut(crashLease+takeOver+10*time.Second, 1)
+			c.signal(syscall.SIGCONT)
+			c.await("placed")
+			r.eventuallySettled(30 * time.Second)
+			require.Len(t, r.orders(), 3000)
+			r.auditCopies(consume(t, amqpURL, queue), 2)
+		})
+	}
+}
+
+// eventuallySettledBut is eventuallySettled but for a few rows of a transaction that is open in a stopped process.
+func (r *rig) eventuallySettledBut(within time.Duration, left int) {
+	r.t.Helper()
+	require.Eventually(r.t, func() bool { return r.pending() <= left }, within, 100*time.Millisecond)
+}
+
+// auditCopies is audit for processes whose unknown outcomes this one cannot count: it bounds the copies of each message.
+func (r *rig) auditCopies(receipts map[string]int, most int) {
+	r.t.Helper()
+	orders := r.orders()
+	confirmed := r.withStatus(reliable.Confirmed)
+	for id, n := range receipts {
+		assert.True(r.t, orders[id], "sent, but never committed: %s", id)
+		assert.LessOrEqual(r.t, n, most, "copies of %s", id)
+	}
+	for id := range orders {
+		assert.NotZero(r.t, receipts[id], "committed, but not delivered: %s", id)
+		assert.True(r.t, confirmed[id], "delivered, but not recorded: %s", id)
+	}
+}

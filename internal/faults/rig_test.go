@@ -1,0 +1,287 @@
+//go:build services
+
+package faults
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/waybillmq/waybill/adapters/rabbitmqbroker"
+	"github.com/waybillmq/waybill/reliable"
+	"github.com/waybillmq/waybill/strategies/tagging"
+)
+
+func TestMain(m *testing.M) {
+	if runAsChild() {
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// queue is the topic that healthy messages go to.
+const queue = "orders"
+
+// quiet keeps logs out of the output of tests that pass; a failed test's log is in t.Output.
+func quiet(t testing.TB) *slog.Logger {
+	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+}
+
+// rig is one process that places orders: a database with a business table, a broker, and an outbox between them.
+type rig struct {
+	t      testing.TB
+	db     *sql.DB
+	kind   string
+	store  reliable.Store
+	broker *rabbitmqbroker.Broker
+	outbox *tagging.Outbox
+	seen   *observer
+
+	stop func() error
+}
+
+// rigConfig is what a test wants other than usual.
+type rigConfig struct {
+	database  database
+	amqpURL   string
+	wrapStore func(reliable.Store) reliable.Store
+	broker    []rabbitmqbroker.Option
+	outbox    []tagging.Option
+}
+
+// newRig migrates, connects and starts relaying; the test's end stops it.
+func newRig(t testing.TB, cfg rigConfig) *rig {
+	t.Helper()
+	r := &rig{t: t, kind: cfg.database.kind(), seen: newObserver()}
+	var err error
+	r.db, r.store, err = cfg.database.open(context.Background())
+	require.NoError(t, err)
+	if cfg.wrapStore != nil {
+		r.store = cfg.wrapStore(r.store)
+	}
+	brokerOptions := append([]rabbitmqbroker.Option{
+		rabbitmqbroker.WithQuorumQueues(), rabbitmqbroker.WithLogger(quiet(t)),
+		rabbitmqbroker.WithConfirmTimeout(3 * time.Second), rabbitmqbroker.WithBlockedTimeout(4 * time.Second),
+		rabbitmqbroker.WithReconnectBackoff(50*time.Millisecond, time.Second),
+	}, cfg.broker...)
+	r.broker, err = rabbitmqbroker.NewFromURL(cfg.amqpURL, brokerOptions...)
+	require.NoError(t, err)
+	outboxOptions := append([]tagging.Option{
+		tagging.WithLogger(quiet(t)), tagging.WithLease(10 * time.Second), tagging.WithHooks(r.seen.hooks()),
+		tagging.WithUnknownBackoff(100*time.Millisecond, time.Second), tagging.WithoutRetention(),
+	}, cfg.outbox...)
+	r.outbox, err = tagging.New(r.store, r.broker, r.broker, outboxOptions...)
+	require.NoError(t, err)
+	r.run()
+	return r
+}
+
+// run starts the relay. stop ends it, and is called at the end of the test if nobody did.
+func (r *rig) run() {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.outbox.Run(ctx) }()
+	var once sync.Once
+	var result error
+	r.stop = func() error {
+		once.Do(func() {
+			cancel()
+			result = <-done
+			assert.NoError(r.t, r.broker.Close())
+			assert.NoError(r.t, r.db.Close())
+		})
+		return result
+	}
+	r.t.Cleanup(func() { _ = r.stop() })
+}
+
+// createOrders makes the business table.
+func (r *rig) createOrders() {
+	r.t.Helper()
+	_, err := r.db.Exec("CREATE TABLE orders (id VARCHAR(64) PRIMARY KEY)")
+	require.NoError(r.t, err)
+}
+
+// place writes one order and its message in one transaction.
+func (r *rig) place(ctx context.Context, id string, change ...func(*reliable.Envelope)) error {
+	env := reliable.Envelope{ID: reliable.ID(id), Topic: queue, Payload: []byte(id)}
+	for _, edit := range change {
+		edit(&env)
+	}
+	return tagging.InTx(ctx, r.outbox, r.db, func(tx *sql.Tx, out *tagging.Scope) error {
+		if err := insertOrder(ctx, tx, r.kind, id); err != nil {
+			return err
+		}
+		return out.Send(env)
+	})
+}
+
+func insertOrder(ctx context.Context, tx *sql.Tx, kind, id string) error {
+	statement := "INSERT INTO orders (id) VALUES (?)"
+	if kind == "postgres" {
+		statement = "INSERT INTO orders (id) VALUES ($1)"
+	}
+	_, err := tx.ExecContext(ctx, statement, id)
+	return err
+}
+
+// load places orders from several goroutines until stopped, each at a steady pace, and returns how many were placed. An
+// order that could not be placed within a second is an error of the test: no caller may be held past its context.
+func (r *rig) load(goroutines int, every time.Duration) (stop func() int) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var placed atomic.Int64
+	var wg sync.WaitGroup
+	for g := range goroutines {
+		wg.Go(func() {
+			pace := time.NewTicker(every)
+			defer pace.Stop()
+			for i := 0; ; i++ {
+				select {
+				case <-ctx.Done():
+					return
+				case <-pace.C:
+				}
+				callCtx, done := context.WithTimeout(context.Background(), 5*time.Second)
+				began := time.Now()
+				err := r.place(callCtx, fmt.Sprintf("g%d-%d", g, i))
+				done()
+				if !assert.NoError(r.t, err) || !assert.Less(r.t, time.Since(began), 7*time.Second, "a caller was held past its context") {
+					return
+				}
+				placed.Add(1)
+			}
+		})
+	}
+	return func() int {
+		cancel()
+		wg.Wait()
+		return int(placed.Load())
+	}
+}
+
+// orders returns the IDs that were committed.
+func (r *rig) orders() map[string]bool {
+	r.t.Helper()
+	return r.column("SELECT id FROM orders")
+}
+
+// withStatus returns the IDs of the outbox rows of a status.
+func (r *rig) withStatus(status reliable.Status) map[string]bool {
+	r.t.Helper()
+	return r.column(fmt.Sprintf("SELECT id FROM waybill_outbox WHERE status = %d", status))
+}
+
+func (r *rig) column(query string) map[string]bool {
+	r.t.Helper()
+	rows, err := r.db.Query(query)
+	require.NoError(r.t, err)
+	defer func() { require.NoError(r.t, rows.Close()) }()
+	values := make(map[string]bool)
+	for rows.Next() {
+		var value []byte
+		require.NoError(r.t, rows.Scan(&value))
+		values[string(value)] = true
+	}
+	require.NoError(r.t, rows.Err())
+	return values
+}
+
+// pending returns how many rows are not settled.
+func (r *rig) pending() int { return len(r.withStatus(reliable.Pending)) }
+
+// eventuallySettled waits until nothing is pending.
+func (r *rig) eventuallySettled(within time.Duration) {
+	r.t.Helper()
+	require.Eventually(r.t, func() bool { return r.pending() == 0 }, within, 100*time.Millisecond,
+		"what is pending must go to 0 by itself")
+}
+
+// observer counts what the engine says, as a second opinion beside the tables.
+type observer struct {
+	mu       sync.Mutex
+	outcomes map[reliable.Outcome]int
+	handed   map[reliable.ID]int
+}
+
+func newObserver() *observer {
+	return &observer{outcomes: make(map[reliable.Outcome]int), handed: make(map[reliable.ID]int)}
+}
+
+func (o *observer) hooks() tagging.Hooks {
+	return tagging.Hooks{
+		Handed: func(attempts []reliable.Attempt) {
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			for i := range attempts {
+				o.handed[attempts[i].ID]++
+			}
+		},
+		Answered: func(_ *reliable.Attempt, c *reliable.Confirm, _ time.Duration) {
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			o.outcomes[c.Outcome]++
+		},
+	}
+}
+
+func (o *observer) outcome(outcome reliable.Outcome) int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.outcomes[outcome]
+}
+
+// consume reads a queue with a bare client until idle for a while, and returns how often each message id came.
+func consume(t testing.TB, url, queue string) map[string]int {
+	t.Helper()
+	conn, err := amqp.Dial(url)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, conn.Close()) }()
+	channel, err := conn.Channel()
+	require.NoError(t, err)
+	receipts := make(map[string]int)
+	for {
+		message, ok, err := channel.Get(queue, true)
+		require.NoError(t, err)
+		if !ok {
+			return receipts
+		}
+		receipts[message.MessageId]++
+	}
+}
+
+// audit compares what was committed with what is recorded and what arrived.
+func (r *rig) audit(receipts map[string]int) {
+	r.t.Helper()
+	orders, confirmed := r.orders(), r.withStatus(reliable.Confirmed)
+	duplicates := 0
+	for id, n := range receipts {
+		if !assert.True(r.t, orders[id], "a message of an order that was never committed: %s", id) {
+			return
+		}
+		duplicates += n - 1
+	}
+	lost, untrue := 0, 0
+	for id := range orders {
+		if receipts[id] == 0 {
+			lost++
+		}
+		if confirmed[id] && receipts[id] == 0 {
+			untrue++
+		}
+	}
+	assert.Zero(r.t, lost, "committed orders whose message did not arrive")
+	assert.Zero(r.t, untrue, "messages with status 1 that the broker does not have")
+	assert.Len(r.t, confirmed, len(orders), "orders with status 1")
+	assert.LessOrEqual(r.t, duplicates, r.seen.outcome(reliable.Unknown), "copies beyond the unknown outcomes")
+	r.t.Logf("%s: orders=%d delivered=%d duplicates=%d unknown=%d", r.kind, len(orders), len(receipts), duplicates, r.seen.outcome(reliable.Unknown))
+}
