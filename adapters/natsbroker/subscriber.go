@@ -115,7 +115,8 @@ func (s *subscriberSettings) validate(group string) error {
 
 // Subscriber is a Watermill subscriber with durable pull consumers: one for each topic and group, which the processes of
 // the group share. A message that is not acked comes again: after a delay when it was nacked, after the ack wait when its
-// process died, at once when its subscriber was closed. Subscriptions survive a restart of the server.
+// process died, at once when its subscriber was closed (but after the ack wait, should it have been on its way at just
+// that moment). Subscriptions survive a restart of the server.
 //
 // It is safe for concurrent use. It connects at the first Subscribe.
 type Subscriber struct {
@@ -194,7 +195,7 @@ func (s *Subscriber) subscribe(ctx context.Context, topic string) (*subscription
 	if s.configure != nil {
 		s.configure(&config)
 	}
-	sub := &subscription{s: s, js: js, stream: stream, config: config}
+	sub := &subscription{s: s, nc: js.Conn(), js: js, stream: stream, config: config}
 	if err := sub.makeConsumer(setup); err != nil {
 		return nil, err
 	}
@@ -291,12 +292,12 @@ func (s *Subscriber) keepConnected(o *nats.Options) {
 	}
 }
 
-// askAgain has every subscription give up the question that it asked on the connection that was lost.
+// askAgain tells every subscription that what it asked on the connection before is forgotten.
 func (s *Subscriber) askAgain() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for sub := range s.subs {
-		sub.giveUpFetch()
+		signal(sub.again)
 	}
 }
 

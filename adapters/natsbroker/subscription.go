@@ -14,9 +14,6 @@ import (
 	"github.com/waybillmq/waybill/reliable"
 )
 
-// fetchWait is how long the server keeps a question for messages open.
-const fetchWait = 30 * time.Second
-
 // subscription is one call of Subscribe. A goroutine fetches messages as far as there is room for them, others bring them
 // to the handler, and one tells the server that the process which holds them is alive.
 type subscription struct {
@@ -25,34 +22,40 @@ type subscription struct {
 	stream string
 	config jetstream.ConsumerConfig
 
-	consumer jetstream.Consumer // the fetching goroutine's, once started
+	consumer string // its name
+	nc       *nats.Conn
 	out      chan *message.Message
-	queue    chan jetstream.Msg
-	room     chan struct{} // a token for each message that may be held
-	caller   context.Context
+	queue    chan *nats.Msg
+	room     chan struct{}   // a token for each message that may be held
+	again    chan struct{}   // a note that the connection is a new one
+	caller   context.Context //nolint:containedctx // parent of the messages' own
 	ctx      context.Context //nolint:containedctx // ends with the caller's, and with Close
 	stop     context.CancelFunc
 
-	mu        sync.Mutex
-	held      map[jetstream.Msg]struct{}
-	stopFetch context.CancelFunc
+	mu   sync.Mutex
+	held map[*nats.Msg]struct{}
 }
 
 // makeConsumer creates the durable consumer, or brings the one that exists up to date.
-func (sub *subscription) makeConsumer(ctx context.Context) (err error) {
-	sub.consumer, err = sub.js.CreateOrUpdateConsumer(ctx, sub.stream, sub.config)
-	return err
+func (sub *subscription) makeConsumer(ctx context.Context) error {
+	consumer, err := sub.js.CreateOrUpdateConsumer(ctx, sub.stream, sub.config)
+	if err != nil {
+		return err
+	}
+	sub.consumer = consumer.CachedInfo().Name
+	return nil
 }
 
 func (sub *subscription) start(caller context.Context) error {
 	s := sub.s
 	sub.out = make(chan *message.Message)
-	sub.queue = make(chan jetstream.Msg, s.prefetch)
+	sub.queue = make(chan *nats.Msg, s.prefetch)
 	sub.room = make(chan struct{}, s.prefetch)
 	for range s.prefetch {
 		sub.room <- struct{}{}
 	}
-	sub.held = make(map[jetstream.Msg]struct{}, s.prefetch)
+	sub.held = make(map[*nats.Msg]struct{}, s.prefetch)
+	sub.again = make(chan struct{}, 1)
 	sub.caller = caller
 	sub.ctx, sub.stop = context.WithCancel(caller)
 	ended := context.AfterFunc(s.closing, sub.stop)
@@ -97,29 +100,69 @@ func (sub *subscription) run() {
 
 // fetchAll fetches until the subscription ends.
 func (sub *subscription) fetchAll() {
+	var p *puller
+	defer func() {
+		if p != nil {
+			p.close()
+		}
+	}()
 	wait := sub.s.b.reconnectMin
-	for {
-		room := sub.takeRoom()
-		if room == 0 {
-			return
+	for sub.ctx.Err() == nil {
+		if !sub.nc.IsConnected() { // a question would be kept, and asked when nobody waits for its answer any more
+			select {
+			case <-sub.again:
+			case <-sub.ctx.Done():
+			}
+			continue
 		}
-		got, err := sub.fetch(room)
-		for range room - got {
-			sub.room <- struct{}{}
-		}
+		err := sub.fetch(&p)
 		if err == nil {
 			wait = sub.s.b.reconnectMin
 			continue
 		}
-		if sub.ctx.Err() != nil {
-			return
+		if p != nil {
+			p.close()
+			p = nil
+		}
+		if errors.Is(err, errReconnected) || sub.ctx.Err() != nil {
+			continue
 		}
 		sub.s.b.logger.LogAttrs(sub.ctx, slog.LevelWarn, "nats fetch failed",
-			slog.String("consumer", sub.config.Durable), slog.Any("error", err))
+			slog.String("consumer", sub.consumer), slog.Any("error", err))
 		pause(sub.ctx, wait)
 		wait = min(2*wait, sub.s.b.reconnectMax)
-		sub.revive(err)
+		if errors.Is(err, errNoConsumer) {
+			sub.revive()
+		}
 	}
+}
+
+// fetch asks once for as many messages as there is room for.
+func (sub *subscription) fetch(p **puller) (err error) {
+	room := sub.takeRoom()
+	if room == 0 {
+		return nil
+	}
+	got := 0
+	defer func() {
+		for range room - got {
+			sub.room <- struct{}{}
+		}
+	}()
+	if *p == nil {
+		subject := sub.s.b.apiPrefix() + "CONSUMER.MSG.NEXT." + sub.stream + "." + sub.consumer
+		if *p, err = newPuller(sub.nc, subject, sub.s.prefetch); err != nil {
+			*p = nil
+			return err
+		}
+	}
+	got, err = (*p).pull(room, sub.ctx.Done(), sub.again, func(msg *nats.Msg) {
+		sub.mu.Lock()
+		sub.held[msg] = struct{}{}
+		sub.mu.Unlock()
+		sub.queue <- msg // has room for all that may be held
+	})
+	return err
 }
 
 // takeRoom waits until one message more may be held, and returns how many may; 0 once the subscription has ended.
@@ -138,70 +181,31 @@ func (sub *subscription) takeRoom() int {
 	}
 }
 
-// fetch asks for messages once and returns how many came.
-func (sub *subscription) fetch(limit int) (got int, err error) {
-	ctx, cancel := context.WithTimeout(sub.ctx, fetchWait)
-	defer cancel()
-	sub.mu.Lock()
-	sub.stopFetch = cancel
-	sub.mu.Unlock()
-
-	batch, err := sub.consumer.Fetch(limit, jetstream.FetchContext(ctx))
-	if err != nil {
-		return 0, err
-	}
-	for msg := range batch.Messages() {
-		got++
-		sub.mu.Lock()
-		sub.held[msg] = struct{}{}
-		sub.mu.Unlock()
-		sub.queue <- msg // has room for all that may be held
-	}
-	if err = batch.Error(); errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return got, nil // the time is over, or a new connection was made
-	}
-	return got, err
-}
-
-func (sub *subscription) giveUpFetch() {
-	sub.mu.Lock()
-	defer sub.mu.Unlock()
-	if sub.stopFetch != nil {
-		sub.stopFetch()
-	}
-}
-
-// revive makes the consumer again if it is gone.
-func (sub *subscription) revive(cause error) {
-	if !errors.Is(cause, jetstream.ErrConsumerDeleted) && !errors.Is(cause, jetstream.ErrConsumerNotFound) &&
-		!errors.Is(cause, nats.ErrNoResponders) {
-		return
-	}
+// revive makes the consumer again.
+func (sub *subscription) revive() {
 	ctx, cancel := context.WithTimeout(sub.ctx, sub.s.b.confirmTimeout)
 	defer cancel()
-	kept := sub.consumer
 	if err := sub.makeConsumer(ctx); err != nil {
-		sub.consumer = kept
 		sub.s.b.logger.LogAttrs(ctx, slog.LevelWarn, "nats consumer not made again",
-			slog.String("consumer", sub.config.Durable), slog.Any("error", err))
+			slog.String("consumer", sub.consumer), slog.Any("error", err))
 	}
 }
 
 // deliver brings one message to the handler and tells the server what came of it. An ack that does not reach the server
 // leads to a redelivery.
-func (sub *subscription) deliver(msg jetstream.Msg) {
+func (sub *subscription) deliver(msg *nats.Msg) {
 	if sub.ctx.Err() != nil {
-		_ = msg.Nak()
+		nak(sub.nc, msg, 0)
 		return
 	}
-	wm := Unmarshal(msg.Headers(), msg.Data())
+	wm := Unmarshal(msg.Header, msg.Data)
 	ctx, cancel := context.WithCancel(sub.caller) // Close leaves a handler the time to finish
 	defer cancel()
 	wm.SetContext(ctx)
 	select {
 	case sub.out <- wm:
 	case <-sub.ctx.Done():
-		_ = msg.Nak()
+		nak(sub.nc, msg, 0)
 		return
 	}
 
@@ -210,10 +214,10 @@ func (sub *subscription) deliver(msg jetstream.Msg) {
 	for {
 		select {
 		case <-wm.Acked():
-			_ = msg.Ack()
+			ack(sub.nc, msg)
 			return
 		case <-wm.Nacked():
-			_ = msg.NakWithDelay(sub.s.nackDelay(deliveries(msg)))
+			nak(sub.nc, msg, sub.s.nackDelay(deliveries(msg)))
 			return
 		case <-ending:
 			ending = nil
@@ -221,13 +225,13 @@ func (sub *subscription) deliver(msg jetstream.Msg) {
 			defer timer.Stop()
 			grace = timer.C
 		case <-grace:
-			_ = msg.Nak()
+			nak(sub.nc, msg, 0)
 			return
 		}
 	}
 }
 
-func deliveries(msg jetstream.Msg) int {
+func deliveries(msg *nats.Msg) int {
 	about, err := msg.Metadata()
 	if err != nil {
 		return 1
@@ -235,7 +239,7 @@ func deliveries(msg jetstream.Msg) int {
 	return int(about.NumDelivered) //nolint:gosec // a count of deliveries
 }
 
-func (sub *subscription) release(msg jetstream.Msg) {
+func (sub *subscription) release(msg *nats.Msg) {
 	sub.mu.Lock()
 	delete(sub.held, msg)
 	sub.mu.Unlock()
@@ -253,13 +257,13 @@ func (sub *subscription) keepAlive(over <-chan struct{}) {
 		case <-ticker.C:
 		}
 		sub.mu.Lock()
-		held := make([]jetstream.Msg, 0, len(sub.held))
+		held := make([]*nats.Msg, 0, len(sub.held))
 		for msg := range sub.held {
 			held = append(held, msg)
 		}
 		sub.mu.Unlock()
 		for _, msg := range held {
-			_ = msg.InProgress() // one that was acked meanwhile says so
+			inProgress(sub.nc, msg) // changes nothing of one that was acked meanwhile
 		}
 	}
 }

@@ -103,11 +103,14 @@ func rejection(err error, maxPayload int64) error {
 type probe struct{ waiting []uint64 }
 
 // namesSubject is where JetStream tells which streams there are.
-func (b *Broker) namesSubject() string {
+func (b *Broker) namesSubject() string { return b.apiPrefix() + "STREAM.NAMES" }
+
+// apiPrefix begins the subjects where JetStream is asked.
+func (b *Broker) apiPrefix() string {
 	if b.domain != "" {
-		return "$JS." + b.domain + ".API.STREAM.NAMES"
+		return "$JS." + b.domain + ".API."
 	}
-	return "$JS.API.STREAM.NAMES"
+	return "$JS.API."
 }
 
 // probe asks whether f's subject has a stream; the caller holds b.mu.
