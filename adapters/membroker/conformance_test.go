@@ -13,12 +13,21 @@ import (
 	"github.com/waybillmq/waybill/reliable/brokertest"
 )
 
-// Checks share one broker, in which every topic is their own; the window and the timeout are those of each connection.
 func TestConformance(t *testing.T) {
+	for _, latency := range []time.Duration{0, time.Millisecond} {
+		t.Run(fmt.Sprint("latency=", latency), func(t *testing.T) { conform(t, latency) })
+	}
+}
+
+// conform has all checks share one broker, in which every topic is their own; the window and the timeout are those of each
+// connection.
+func conform(t *testing.T, latency time.Duration) {
+	t.Helper()
 	const limit = 2 << 20
 	var topics atomic.Int64
 	name := func(kind string) string { return fmt.Sprint(kind, "-", topics.Add(1)) }
 	broker := membroker.New(
+		membroker.WithLatency(latency),
 		membroker.WithLimits(reliable.Limits{Payload: limit}),
 		membroker.WithScript(func(a membroker.Attempt) membroker.Verdict {
 			if a.Metadata["act"] == "poison" {
