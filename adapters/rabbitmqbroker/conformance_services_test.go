@@ -21,7 +21,7 @@ import (
 
 func TestConformance(t *testing.T) {
 	// The broker takes less than the adapter believes, so that a payload between the two is poison. The suite tries
-	// limits below 8 MiB, where this lie would show; what an honest limit does is tested in TestPublish_aPayload.
+	// limits below 8 MiB, where this lie would show; what an honest limit does is tested in TestPublish_whatIsTooLargeIsRejectedBeforeItHarms.
 	const brokersLimit, adaptersLimit = 2 << 20, 9 << 20
 	server := testservers.StartRabbitMQ(t, fmt.Sprint("max_message_size = ", brokersLimit))
 	for _, queues := range []string{amqp.QueueTypeClassic, amqp.QueueTypeQuorum} {
