@@ -125,8 +125,8 @@ ON CONFLICT (id) DO NOTHING
 RETURNING id`),
 		InsertLanes: q(`
 INSERT INTO {lane} (lane, id, ready_at)
-SELECT u.lane, u.id, CASE WHEN u.delay = 0 THEN 0 ELSE {now} + u.delay END
-FROM unnest($1::bytea[], $2::text[], $3::bigint[]) WITH ORDINALITY AS u (lane, id, delay, place)
+SELECT u.lane, u.id, {now} * u.delayed + u.delay
+FROM unnest($1::bytea[], $2::text[], $3::bigint[], $4::bigint[]) WITH ORDINALITY AS u (lane, id, delayed, delay, place)
 ORDER BY u.place`),
 		Existing: q(`
 SELECT {columns}, payload, {now} FROM {outbox} WHERE id = ANY ($1::text[])`),

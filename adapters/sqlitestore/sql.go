@@ -114,8 +114,7 @@ SELECT column1, column2, column3, column4, column5, column6,
 FROM (SELECT {now} AS now) AS clock, (VALUES [[(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)]])`),
 		InsertLanes: q(`
 INSERT INTO {lane} (lane, id, ready_at)
-SELECT column1, column2, CASE WHEN column3 = 0 THEN 0 ELSE {now} + column3 END
-FROM (VALUES [[(?, ?, ?)]])`),
+SELECT column1, column2, {now} * column3 + column4 FROM (VALUES [[(?, ?, ?, ?)]])`),
 		Existing: q(`
 SELECT {columns}, payload, {now} FROM {outbox} WHERE id IN ([[?]])`),
 		Lookup: q(`

@@ -47,7 +47,8 @@ type Statements struct {
 	// InsertSkipping is Insert that skips the IDs that exist and returns those that were stored, for databases where a
 	// failed statement takes the transaction with it; empty for others.
 	InsertSkipping Statement
-	// InsertLanes queues keyed rows, in the order given: [lane] [id] [delay]. ready_at is now + delay, or 0 without one.
+	// InsertLanes queues keyed rows, in the order given: [lane] [id] [delayed] [delay]. ready_at is now * delayed +
+	// delay, where delayed is 1, or 0 if there is no delay.
 	InsertLanes Statement
 	// Existing reads rows with their payload: [id]. It sees what others have committed by now, also where the snapshot of
 	// the caller's transaction is older.

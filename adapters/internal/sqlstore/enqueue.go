@@ -37,7 +37,7 @@ func (s *Store) Enqueue(
 // insertAlone stores the batch by one statement that commits by itself. It is not done, without an error, if some IDs
 // exist: then nothing was stored.
 func (s *Store) insertAlone(ctx context.Context, b *batch) (done bool, err error) {
-	for try := 1; ; try++ {
+	for t := s.begin(); ; {
 		conn, release, err := s.db.Acquire(ctx)
 		if err != nil {
 			return false, err
@@ -50,7 +50,7 @@ func (s *Store) insertAlone(ctx context.Context, b *batch) (done bool, err error
 			return true, nil
 		case s.dialect.Classify(err) == Duplicate:
 			return false, nil
-		case s.again(ctx, err, try):
+		case t.again(ctx, err):
 		case s.dialect.Classify(err) == Lost && !stale(err):
 			return false, fmt.Errorf("%w: the answer was cut off: %w", reliable.ErrUnknown, err)
 		default:
@@ -272,12 +272,16 @@ func (b *batch) queue(ctx context.Context, c Conn) error {
 		}
 	}
 	return inChunks(fresh, b.store.dialect.ListRows, func(part []int) error {
-		lanes, ids, delays := make([][]byte, len(part)), make([]string, len(part)), make([]int64, len(part))
+		lanes, ids := make([][]byte, len(part)), make([]string, len(part))
+		delayed, delays := make([]int64, len(part)), make([]int64, len(part))
 		for n, i := range part {
 			env := &b.envs[i]
-			lanes[n], ids[n], delays[n] = laneOf(env.Topic, env.Key), string(env.ID), micros(env.Delay)
+			lanes[n], ids[n] = laneOf(env.Topic, env.Key), string(env.ID)
+			if env.Delay > 0 {
+				delayed[n], delays[n] = 1, micros(env.Delay)
+			}
 		}
-		_, err := b.store.exec(ctx, c, b.store.dialect.InsertLanes, lanes, ids, delays)
+		_, err := b.store.exec(ctx, c, b.store.dialect.InsertLanes, lanes, ids, delayed, delays)
 		return err
 	})
 }

@@ -136,14 +136,14 @@ func (s *Store) strings(ctx context.Context, c Conn, st Statement, args ...any) 
 
 // read runs fn on a connection, outside a transaction. It may be repeated.
 func (s *Store) read(ctx context.Context, fn func(Conn) error) error {
-	for try := 1; ; try++ {
+	for t := s.begin(); ; {
 		conn, release, err := s.db.Acquire(ctx)
 		if err != nil {
 			return err
 		}
 		err = fn(conn)
 		release()
-		if err == nil || !s.again(ctx, err, try) {
+		if err == nil || !t.again(ctx, err) {
 			return err
 		}
 	}
@@ -153,9 +153,9 @@ func (s *Store) read(ctx context.Context, fn func(Conn) error) error {
 // deadlock, so fn starts from nothing each time. An error that is [reliable.ErrUnknown] means that the answer to COMMIT was
 // cut off; any other, that nothing was written.
 func (s *Store) write(ctx context.Context, fn func(Tx) error) error {
-	for try := 1; ; try++ {
+	for t := s.begin(); ; {
 		err := s.writeOnce(ctx, fn)
-		if err == nil || errors.Is(err, reliable.ErrUnknown) || !s.again(ctx, err, try) {
+		if err == nil || errors.Is(err, reliable.ErrUnknown) || !t.again(ctx, err) {
 			return err
 		}
 	}
@@ -186,22 +186,36 @@ func (s *Store) committed(err error) error {
 	return err
 }
 
-// maxTries bounds how often a transaction is repeated that the database broke off. Seven are enough for the lock order of
-// this package; more would hide a hot spot.
-const maxTries = 7
+const (
+	// maxTries bounds how often a transaction is repeated that the database broke off. Seven are enough for the lock order
+	// of this package; more would hide a hot spot.
+	maxTries = 7
+	// maxTrying bounds how long, for the databases that wait long for a lock before they break off.
+	maxTrying = 10 * time.Second
+)
+
+// tries counts how often, and how long, an operation has been tried.
+type tries struct {
+	store *Store
+	n     int
+	since time.Time
+}
+
+func (s *Store) begin() tries { return tries{store: s, since: time.Now()} }
 
 // again reports whether an operation that failed with err is to be repeated, after a pause that grows.
-func (s *Store) again(ctx context.Context, err error, try int) bool {
-	if try >= maxTries || ctx.Err() != nil {
+func (t *tries) again(ctx context.Context, err error) bool {
+	t.n++
+	if t.n >= maxTries || ctx.Err() != nil || time.Since(t.since) > maxTrying {
 		return false
 	}
 	if stale(err) {
-		return try <= staleConnections
+		return t.n <= staleConnections
 	}
-	if s.dialect.Classify(err) != Conflict {
+	if t.store.dialect.Classify(err) != Conflict {
 		return false
 	}
-	pause := time.NewTimer(time.Duration(rand.Int64N(int64(time.Millisecond) << try))) //nolint:gosec // no secret
+	pause := time.NewTimer(time.Duration(rand.Int64N(int64(time.Millisecond) << t.n))) //nolint:gosec // no secret
 	defer pause.Stop()
 	select {
 	case <-pause.C:
