@@ -39,12 +39,12 @@ services-down: ## Stop what services-up started
 	@scripts/services.sh down
 
 .PHONY: bench
-bench: services-up ## Run each benchmark for a second
-	$(EACH_MODULE) go test -tags services -run '^$$' -bench . -benchtime 1s -timeout 30m -p 1 ./...
+bench: services-up ## Measure against the yardsticks, each benchmark once
+	go test -tags services -run '^$$' -bench . -benchtime 1x -timeout 30m ./benchmarks/...
 
 .PHONY: bench-full
-bench-full: services-up ## Run each benchmark six times, to be compared by benchstat
-	$(EACH_MODULE) go test -tags services -run '^$$' -bench . -benchtime 3s -count 6 -timeout 6h -p 1 ./...
+bench-full: services-up ## Measure everything, peers and long runs included
+	$(EACH_MODULE) go test -tags 'services soak' -run '^$$' -bench . -timeout 6h -p 1 ./...
 
 .PHONY: lint
 lint: ## Run the linters (fetches and builds them the first time)
