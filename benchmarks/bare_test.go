@@ -60,15 +60,6 @@ func barePublish(b *testing.B, url, queue string, n int) float64 {
 	return float64(n) / elapsed.Seconds()
 }
 
-// database is one SQL server as the bare loops and the stores use it.
-type database struct {
-	name  string
-	open  func(b *testing.B) *sql.DB
-	store func(b *testing.B, db *sql.DB) reliable.Store
-	// placeholder returns the n-th parameter, counted from 1.
-	placeholder func(n int) string
-}
-
 // bareStore returns S: rows per second of a loop, on one connection, of one multi-row INSERT and one multi-row UPDATE of
 // the status of the same rows, in a table like the store's own without what Waybill needs beside it.
 func bareStore(b *testing.B, d database, db *sql.DB, n int) float64 {

@@ -1,0 +1,271 @@
+//go:build services
+
+package benchmarks
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+	"github.com/stretchr/testify/require"
+
+	"github.com/waybillmq/waybill/adapters/membroker"
+	"github.com/waybillmq/waybill/adapters/rabbitmqbroker"
+	"github.com/waybillmq/waybill/internal/testenv"
+	"github.com/waybillmq/waybill/reliable"
+	"github.com/waybillmq/waybill/strategies/tagging"
+)
+
+const (
+	topic      = "orders"
+	publishers = 64
+	// endToEnd is how many messages one side of a pair moves.
+	endToEnd = 60_000
+	backlog  = 200_000
+)
+
+// broker is a publisher with its confirms, and a way to know what it has.
+type broker struct {
+	publisher reliable.Publisher
+	confirms  reliable.ConfirmSource
+	stored    func() int // messages that it has
+	close     func()
+}
+
+// instant is a broker that answers at once.
+func instant(b *testing.B) broker {
+	b.Helper()
+	m := membroker.New(membroker.WithDiscard())
+	return broker{m, m, func() int { return int(m.Counts().Stored) }, func() { require.NoError(b, m.Close()) }}
+}
+
+// declareQuorum makes an empty quorum queue and returns a function that counts its messages.
+func declareQuorum(b *testing.B, url string) (count func() int) {
+	b.Helper()
+	conn, err := amqp.Dial(url)
+	require.NoError(b, err)
+	b.Cleanup(func() { require.NoError(b, conn.Close()) })
+	channel, err := conn.Channel()
+	require.NoError(b, err)
+	arguments := amqp.Table{amqp.QueueTypeArg: amqp.QueueTypeQuorum}
+	_, err = channel.QueueDeclare(topic, true, false, false, false, arguments)
+	require.NoError(b, err)
+	_, err = channel.QueuePurge(topic, false)
+	require.NoError(b, err)
+	return func() int {
+		state, err := channel.QueueDeclarePassive(topic, true, false, false, false, arguments)
+		require.NoError(b, err)
+		return state.Messages
+	}
+}
+
+func rabbit(b *testing.B, url string) broker {
+	b.Helper()
+	r, err := rabbitmqbroker.NewFromURL(url, rabbitmqbroker.WithQuorumQueues(), rabbitmqbroker.WithWindow(window))
+	require.NoError(b, err)
+	require.NoError(b, r.Ping(context.Background()))
+	return broker{r, r, declareQuorum(b, url), func() { require.NoError(b, r.Close()) }}
+}
+
+// relaying runs an outbox while body works, and stops it.
+func relaying(b *testing.B, store reliable.Store, to broker, body func(o *tagging.Outbox), opts ...tagging.Option) {
+	b.Helper()
+	o, err := tagging.New(store, to.publisher, to.confirms, append([]tagging.Option{tagging.WithoutRetention(), tagging.WithWindow(window)}, opts...)...)
+	require.NoError(b, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	ran := make(chan error, 1)
+	go func() { ran <- o.Run(ctx) }()
+	for !o.Running() {
+		runtime.Gosched()
+	}
+	body(o)
+	cancel()
+	require.NoError(b, <-ran)
+}
+
+// publishAll sends n messages from many goroutines, one a call, and returns the rate at which they were settled.
+func publishAll(b *testing.B, db *sql.DB, store reliable.Store, to broker, n int, opts ...tagging.Option) float64 {
+	b.Helper()
+	_, err := db.Exec("DELETE FROM waybill_outbox")
+	require.NoError(b, err)
+	var elapsed time.Duration
+	relaying(b, store, to, func(o *tagging.Outbox) {
+		payload := make([]byte, payloadBytes)
+		ctx := context.Background()
+		last := make([]*tagging.Receipt, publishers)
+		start := time.Now()
+		var wg sync.WaitGroup
+		for g := range publishers {
+			wg.Go(func() {
+				for range n / publishers {
+					receipt, err := o.Publish(ctx, reliable.Envelope{Topic: topic, Payload: payload})
+					if err != nil {
+						b.Error(err)
+						return
+					}
+					last[g] = receipt
+				}
+			})
+		}
+		wg.Wait()
+		for _, receipt := range last {
+			statuses, err := receipt.Wait(ctx)
+			require.NoError(b, err)
+			require.Equal(b, []reliable.Status{reliable.Confirmed}, statuses)
+		}
+		awaitConfirmed(b, db, n/publishers*publishers)
+		elapsed = time.Since(start)
+	}, opts...)
+	require.GreaterOrEqual(b, to.stored(), n/publishers*publishers, "messages were lost")
+	return float64(n) / elapsed.Seconds()
+}
+
+func awaitConfirmed(b *testing.B, db *sql.DB, n int) {
+	b.Helper()
+	confirmed := 0
+	for deadline := time.Now().Add(2 * time.Minute); confirmed < n; time.Sleep(2 * time.Millisecond) {
+		require.NoError(b, db.QueryRow("SELECT COUNT(*) FROM waybill_outbox WHERE status = 1").Scan(&confirmed))
+		require.True(b, time.Now().Before(deadline), "%d of %d confirmed", confirmed, n)
+	}
+}
+
+func BenchmarkTaggingStore(b *testing.B) {
+	for _, d := range []database{mariaDB, postgres, sqlite} {
+		b.Run(d.name, func(b *testing.B) {
+			db, store := d.open(b)
+			compare(b, "tagging-store-"+d.name, "tagging end to end with a broker that answers at once", "bare insert and update",
+				func(b *testing.B) float64 { return bareStore(b, d, db, endToEnd) },
+				func(b *testing.B) float64 {
+					to := instant(b)
+					defer to.close()
+					return publishAll(b, db, store, to, endToEnd)
+				})
+		})
+	}
+}
+
+func BenchmarkTaggingRabbitMQ(b *testing.B) {
+	for _, d := range []database{mariaDB, postgres} {
+		b.Run(d.name, func(b *testing.B) {
+			db, store := d.open(b)
+			url := testenv.RabbitMQ(b)
+			declareQuorum(b, url)
+			compare(b, "tagging-rabbitmq-"+d.name, "tagging end to end", "1/(1/P+1/S)",
+				func(b *testing.B) float64 {
+					p, s := barePublish(b, url, topic, endToEnd), bareStore(b, d, db, endToEnd)
+					b.Logf("P %.0f/s, S %.0f/s", p, s)
+					return 1 / (1/p + 1/s)
+				},
+				func(b *testing.B) float64 {
+					to := rabbit(b, url)
+					defer to.close()
+					return publishAll(b, db, store, to, endToEnd)
+				})
+		})
+	}
+}
+
+func BenchmarkPublishRabbitMQ(b *testing.B) {
+	url := testenv.RabbitMQ(b)
+	declareQuorum(b, url)
+	compare(b, "publish-rabbitmq", "confirmed publish through rabbitmqbroker", "bare client",
+		func(b *testing.B) float64 { return barePublish(b, url, topic, endToEnd) },
+		func(b *testing.B) float64 {
+			to := rabbit(b, url)
+			defer to.close()
+			return publishRaw(b, to, endToEnd)
+		})
+}
+
+// publishRaw hands n attempts to a broker and takes their confirms.
+func publishRaw(b *testing.B, to broker, n int) float64 {
+	b.Helper()
+	ctx := context.Background()
+	payload := make([]byte, payloadBytes)
+	failed := make(chan error, 1)
+	start := time.Now()
+	go func() {
+		batch := make([]reliable.Attempt, 0, 250)
+		for i := range n {
+			batch = append(batch, reliable.Attempt{Fence: 1, Envelope: reliable.Envelope{
+				ID: reliable.ID(fmt.Sprintf("raw-%032d", i)), Topic: topic, Payload: payload,
+			}})
+			if len(batch) == cap(batch) || i == n-1 {
+				if _, err := to.publisher.Publish(ctx, batch); err != nil {
+					failed <- err
+					return
+				}
+				batch = batch[:0]
+			}
+		}
+		failed <- nil
+	}()
+	for acked := 0; acked < n; {
+		confirms, err := to.confirms.Receive(ctx, window)
+		require.NoError(b, err)
+		for i := range confirms {
+			require.Equal(b, reliable.Acked, confirms[i].Outcome)
+		}
+		acked += len(confirms)
+	}
+	elapsed := time.Since(start)
+	require.NoError(b, <-failed)
+	return float64(n) / elapsed.Seconds()
+}
+
+func BenchmarkDrainRabbitMQ(b *testing.B) {
+	for _, d := range []database{mariaDB, postgres} {
+		b.Run(d.name, func(b *testing.B) {
+			db, store := d.open(b)
+			url := testenv.RabbitMQ(b)
+			declareQuorum(b, url)
+			var heap uint64
+			compare(b, "drain-rabbitmq-"+d.name, fmt.Sprintf("draining a backlog of %d", backlog), "bare client",
+				func(b *testing.B) float64 { return barePublish(b, url, topic, endToEnd) },
+				func(b *testing.B) float64 {
+					rate, used := drain(b, db, store, url, backlog)
+					heap = max(heap, used)
+					return rate
+				})
+			b.ReportMetric(float64(heap)/(1<<20), "peak-MiB")
+			require.Less(b, heap, uint64(100<<20), "memory of the process while it drains")
+		})
+	}
+}
+
+// drain stores a backlog, relays it, and returns the rate and the most memory that was in use.
+func drain(b *testing.B, db *sql.DB, store reliable.Store, url string, n int) (rate float64, heap uint64) {
+	b.Helper()
+	ctx := context.Background()
+	_, err := db.Exec("DELETE FROM waybill_outbox")
+	require.NoError(b, err)
+	envs := make([]reliable.Envelope, 500)
+	payload := make([]byte, payloadBytes)
+	for range n / len(envs) {
+		for i := range envs {
+			envs[i] = reliable.Envelope{ID: reliable.NewID(), Topic: topic, Payload: payload}
+		}
+		_, err := store.Enqueue(ctx, reliable.EnqueueRequest{}, envs...)
+		require.NoError(b, err)
+	}
+	to := rabbit(b, url)
+	defer to.close()
+	runtime.GC()
+	start := time.Now()
+	relaying(b, store, to, func(*tagging.Outbox) {
+		for confirmed := 0; confirmed < n; time.Sleep(50 * time.Millisecond) {
+			require.NoError(b, db.QueryRow("SELECT COUNT(*) FROM waybill_outbox WHERE status = 1").Scan(&confirmed))
+			var memory runtime.MemStats
+			runtime.ReadMemStats(&memory)
+			heap = max(heap, memory.Sys-memory.HeapReleased)
+		}
+	})
+	elapsed := time.Since(start)
+	require.GreaterOrEqual(b, to.stored(), n, "messages were lost")
+	return float64(n) / elapsed.Seconds(), heap
+}
