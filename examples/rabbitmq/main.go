@@ -18,6 +18,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -113,7 +114,8 @@ func run(ctx context.Context, cfg config, out io.Writer) (result orders.Result, 
 
 	// The broker: a topic is the name of a durable queue, which the consumer declares. Nobody declares the other one.
 	topology := wamqp.NewDurableQueueConfig(cfg.rabbitmq)
-	rabbitmq, err := rabbitmqbroker.New(topology, rabbitmqbroker.WithoutDeclaring())
+	rabbitmq, err := rabbitmqbroker.New(topology, rabbitmqbroker.WithoutDeclaring(),
+		rabbitmqbroker.WithLogger(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		return result, err
 	}

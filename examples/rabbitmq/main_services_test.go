@@ -40,7 +40,7 @@ func TestRabbitMQ_losesNothingOverAnOutage(t *testing.T) {
 	assert.Contains(t, out.String(), "rolled back: order-declined, was never sent")
 }
 
-func TestRabbitMQ_noticesAMessageThatGoesAstrayAndIsAcked(t *testing.T) {
+func TestRabbitMQ_noticesAMessageThatIsDroppedAndAcked(t *testing.T) {
 	var out strings.Builder
 	nothing := func(context.Context) error { return nil }
 	result, err := run(t.Context(), config{
