@@ -192,10 +192,8 @@ func (g *group) store(calls []*groupCall) {
 		return
 	}
 	g.finish(calls, err)
-	if wake { // nobody waits for it
-		ctx, cancel := context.WithTimeout(context.Background(), g.s.cfg.storeTimeout)
-		defer cancel()
-		g.s.wakeQuietly(ctx)
+	if wake {
+		g.s.alarm.ring()
 	}
 }
 
@@ -246,5 +244,44 @@ func (g *group) finish(calls []*groupCall, err error) {
 		}
 		call.err = err
 		close(call.done)
+	}
+}
+
+// alarm wakes relays in the background, so that a wake-up that hangs holds nobody up whose messages are stored. Requests
+// that come while one is under way share the next.
+type alarm struct {
+	s *Sender
+
+	mu      sync.Mutex
+	ringing bool
+	again   bool
+}
+
+func (a *alarm) ring() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.again = true
+	if !a.ringing {
+		a.ringing = true
+		go a.work()
+	}
+}
+
+// asked reports whether to wake once more, and ends the work if not.
+func (a *alarm) asked() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	asked := a.again
+	a.again, a.ringing = false, asked
+	return asked
+}
+
+func (a *alarm) work() {
+	for a.asked() {
+		ctx, cancel := context.WithTimeout(context.Background(), a.s.cfg.storeTimeout)
+		if err := a.s.Wake(ctx); err != nil {
+			a.s.cfg.logger.DebugContext(ctx, "wake-up failed; messages wait for the poll interval", "error", err)
+		}
+		cancel()
 	}
 }

@@ -80,16 +80,9 @@ func (s *Sender) commit(ctx context.Context, tx reliable.Tx, envs []reliable.Env
 		s.relay.Submit(attempts, leasedAt, len(envs), size)
 	}
 	if !all {
-		s.wakeQuietly(ctx)
+		s.alarm.ring()
 	}
 	return nil
-}
-
-// wakeQuietly wakes the relays; that it failed costs latency only.
-func (s *Sender) wakeQuietly(ctx context.Context) {
-	if err := s.Wake(ctx); err != nil {
-		s.cfg.logger.DebugContext(ctx, "wake-up failed; messages wait for the poll interval", "error", err)
-	}
 }
 
 func committed(err error) error {

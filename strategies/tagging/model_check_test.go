@@ -2,6 +2,7 @@ package tagging_test
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -107,8 +108,7 @@ func (w *world) checkStatus(record *reliable.Record, attempts []membroker.Record
 		w.fail("%q was charged %d times for %d refusals", record.ID, record.Failures, definite)
 	}
 	if record.Status == reliable.Failed || record.Status == reliable.Compensated {
-		together := slices.ContainsFunc(record.History, func(e reliable.HistoryEntry) bool { return strings.Contains(e.Reason, "destination") })
-		if !rejectedOnce && !together && record.Deadline == 0 && definite < modelBudget {
+		if !rejectedOnce && !failedTogether(record) && record.Deadline == 0 && definite < modelBudget {
 			w.fail("%q is %v after %d refusals", record.ID, record.Status, definite)
 		}
 	}
@@ -119,6 +119,11 @@ func (w *world) checkStatus(record *reliable.Record, attempts []membroker.Record
 		}
 		charged[e.Fence] = charged[e.Fence] || e.Charged
 	}
+}
+
+// failedTogether reports whether an envelope was failed with all that waited behind its destination.
+func failedTogether(record *reliable.Record) bool {
+	return slices.ContainsFunc(record.History, func(e reliable.HistoryEntry) bool { return strings.Contains(e.Reason, "destination") })
 }
 
 // checkAttempts: each lease is used once, within its time, one at a time, and for a reason.
@@ -173,14 +178,18 @@ func (w *world) checkOrder(stored []reliable.Record) {
 		place[stored[i].ID] = i
 	}
 	last, until := make(map[string]int), make(map[string]time.Time)
+	acked := make(map[reliable.ID]bool)
 	for _, a := range w.broker.Attempts() {
-		if a.Key == "" {
+		// What is sent again although it was acked (its lease ran out before that was recorded) is no first delivery.
+		again := acked[a.ID]
+		acked[a.ID] = again || a.Outcome == reliable.Acked
+		if a.Key == "" || again {
 			continue
 		}
 		key := a.Topic + a.Key
 		if before, known := last[key]; known {
-			if place[a.ID] < before && !w.mayComeLate(a.ID) {
-				w.fail("key %q: %q was handed over after a message that was stored later", a.Key, a.ID)
+			if place[a.ID] < before {
+				w.fail("key %q: %q was handed over after a message that was stored later:%s", a.Key, a.ID, w.attemptsOf(a.Topic, a.Key))
 			}
 			if until[key].After(a.HandedOver) {
 				w.fail("key %q: %q was handed over while another message of the key was in flight", a.Key, a.ID)
@@ -193,8 +202,17 @@ func (w *world) checkOrder(stored []reliable.Record) {
 	}
 }
 
-// mayComeLate reports whether an attempt may follow those of later messages of its key.
-func (w *world) mayComeLate(reliable.ID) bool { return false }
+// attemptsOf is what happened to a key, for people.
+func (w *world) attemptsOf(topic, key string) string {
+	var text strings.Builder
+	for _, a := range w.broker.Attempts() {
+		if a.Topic == topic && a.Key == key {
+			fmt.Fprintf(&text, "\n      %v to %v conn %d: %q attempt %d: %v, %v",
+				a.HandedOver.Format("05.000"), a.AnsweredAt.Format("05.000"), a.Conn, a.ID, a.Fence, a.Act, a.Outcome)
+		}
+	}
+	return text.String()
+}
 
 // checkWindow: no connection had more in flight than the window allows.
 func (w *world) checkWindow() {

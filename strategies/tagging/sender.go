@@ -19,6 +19,7 @@ type Sender struct {
 	waker      reliable.Waker      // nil if the store has no wake-ups
 	relay      relay               // nil in a process that only stores
 	group      *group
+	alarm      *alarm
 	receipts   *receipts
 }
 
@@ -46,7 +47,7 @@ func newSender(cfg config, store reliable.Store, relay relay) *Sender {
 	s := &Sender{cfg: cfg, store: store, relay: relay, receipts: newReceipts(store, cfg.storeTimeout)}
 	s.transactor, _ = reliable.Ability[reliable.Transactor](store)
 	s.waker, _ = reliable.Ability[reliable.Waker](store)
-	s.group = newGroup(s)
+	s.group, s.alarm = newGroup(s), &alarm{s: s}
 	return s
 }
 
