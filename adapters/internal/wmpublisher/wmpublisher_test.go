@@ -90,7 +90,27 @@ func TestPublish_saysWhatWasNotSent(t *testing.T) {
 	require.ErrorIs(t, err, reliable.ErrNacked)
 	assert.ErrorContains(t, err, `2 of 5 messages not sent, the first of them "3"`)
 	assert.Len(t, b.Delivered("orders"), 2)
+	require.NoError(t, p.Publish("orders", messages(5)[4]), "what was not sent is not in flight")
 	require.NoError(t, p.Close())
+	require.NoError(t, b.Close())
+}
+
+func TestPublish_takesNoOtherAttemptsConfirmForItsOwn(t *testing.T) {
+	b := scripted(map[reliable.ID]membroker.Verdict{"0": {Act: membroker.Nack}})
+	stray := make(chan struct{})
+	p := wmpublisherOver(b, func([]reliable.Attempt) {}, func(confirms []reliable.Confirm) {
+		for i := range confirms {
+			confirms[i].Fence, confirms[i].Outcome = confirms[i].Fence+1, reliable.Acked
+		}
+		if len(confirms) > 0 {
+			close(stray)
+		}
+	})
+	ended := make(chan error, 1)
+	go func() { ended <- p.Publish("orders", messages(1)...) }()
+	<-stray
+	require.NoError(t, p.Close())
+	require.ErrorIs(t, <-ended, reliable.ErrUnknown)
 	require.NoError(t, b.Close())
 }
 
