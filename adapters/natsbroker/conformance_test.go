@@ -32,9 +32,10 @@ func TestConformance(t *testing.T) {
 	require.NoError(t, admin.EnsureStream(t.Context(),
 		jetstream.StreamConfig{Name: "topics", Subjects: []string{"topic.>"}},
 		jetstream.StreamConfig{Name: "full", Subjects: []string{"full.>"}, MaxMsgs: 1, Discard: jetstream.DiscardNew}))
-	_, js := client(t, server)
+	nc, js := client(t, server)
 	_, err := js.Publish(t.Context(), "full.up", nil)
 	require.NoError(t, err)
+	nc.Close() // or it would connect again while goroutines are counted
 
 	brokertest.Run(t, brokertest.Harness{
 		Features: brokertest.Features{
@@ -67,5 +68,6 @@ func TestConformance(t *testing.T) {
 			return sub
 		}, 100*time.Millisecond),
 		Watermill: func(brokertest.T) message.Publisher { return admin.Watermill() },
+		Volume:    5000,
 	})
 }
