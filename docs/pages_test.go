@@ -1,0 +1,93 @@
+package docs_test
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func read(t *testing.T, file string) string {
+	t.Helper()
+	content, err := os.ReadFile(file)
+	require.NoError(t, err)
+	return string(content)
+}
+
+// pages returns every page of the project that this folder answers for.
+func pages(t *testing.T) []string {
+	t.Helper()
+	files, err := filepath.Glob("*.md")
+	require.NoError(t, err)
+	return append(files, filepath.Join("..", "README.md"))
+}
+
+func TestReadme_codeIsWhatTheTestsRun(t *testing.T) {
+	shown := regexp.MustCompile("(?s)```go\n(.*?)```").FindStringSubmatch(read(t, "../README.md"))
+	require.NotNil(t, shown, "the README shows no code")
+	_, rest, begun := strings.Cut(read(t, "../examples/readme/example_test.go"), "\t// README begins\n")
+	run, _, ended := strings.Cut(rest, "\t// README ends\n")
+	require.True(t, begun && ended, "the example has lost its marks")
+	assert.Equal(t, regexp.MustCompile(`(?m)^\t`).ReplaceAllString(run, ""), shown[1])
+}
+
+func TestPages_linksLeadSomewhere(t *testing.T) {
+	for _, page := range pages(t) {
+		for _, link := range regexp.MustCompile(`\]\(([^)\s]+)\)`).FindAllStringSubmatch(read(t, page), -1) {
+			if strings.Contains(link[1], "://") {
+				continue
+			}
+			file, anchor, _ := strings.Cut(link[1], "#")
+			target := page
+			if file != "" {
+				target = filepath.Join(filepath.Dir(page), file)
+			}
+			_, err := os.Stat(target)
+			if assert.NoError(t, err, "%s links to %s", page, link[1]) && anchor != "" {
+				assert.Contains(t, anchors(read(t, target)), anchor, "%s links to %s", page, link[1])
+			}
+		}
+	}
+}
+
+// anchors returns what can be linked to in a page: its headings, as they appear in addresses.
+func anchors(page string) []string {
+	var found []string
+	for _, heading := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(page, -1) {
+		name := regexp.MustCompile(`[^a-z0-9 -]`).ReplaceAllString(strings.ToLower(heading[1]), "")
+		found = append(found, strings.ReplaceAll(name, " ", "-"))
+	}
+	return found
+}
+
+func TestPages_makeTargetsExist(t *testing.T) {
+	makefile := read(t, "../Makefile")
+	for _, page := range pages(t) {
+		for _, target := range regexp.MustCompile("(?m)(?:^|`)make ([a-z-]+)").FindAllStringSubmatch(read(t, page), -1) {
+			assert.True(t, strings.Contains(makefile, "\n"+target[1]+":"), "%s tells to run make %s", page, target[1])
+		}
+	}
+}
+
+func TestTagging_everyOptionIsListed(t *testing.T) {
+	guide := read(t, "tagging.md")
+	options := regexp.MustCompile(`(?m)^func ([A-Z]\w*)\(.*\) Option `).FindAllStringSubmatch(read(t, "../strategies/tagging/options.go"), -1)
+	require.NotEmpty(t, options)
+	for _, option := range options {
+		assert.True(t, strings.Contains(guide, "\n| `"+option[1]+"`") || strings.Contains(guide, ", `"+option[1]+"`"),
+			"the user guide does not know the option %s", option[1])
+	}
+}
+
+func TestOperations_everyHookIsKnown(t *testing.T) {
+	operations := read(t, "operations.md")
+	hooks := regexp.MustCompile(`(?s)type Hooks struct \{(.*?)\n\}`).FindStringSubmatch(read(t, "../strategies/tagging/options.go"))
+	require.NotNil(t, hooks)
+	for _, hook := range regexp.MustCompile(`(?m)^\t(\w+) +func\(`).FindAllStringSubmatch(hooks[1], -1) {
+		assert.True(t, strings.Contains(operations, "`"+hook[1]+"`"), "the operations page does not know the hook %s", hook[1])
+	}
+}
