@@ -9,7 +9,7 @@ import (
 	"github.com/waybillmq/waybill/adapters/internal/sqlstore"
 )
 
-// dialect is what sets MySQL and MariaDB apart. A statement of 1,000 rows has 11,000 of the 65,535 parameters that can be
+// dialect is what sets MySQL and MariaDB apart. A statement of 1,000 rows has 14,000 of the 65,535 parameters that can be
 // prepared; 1 MiB of it stays below every max_allowed_packet, whatever escaping adds.
 func dialect(prefix string) sqlstore.Dialect {
 	return sqlstore.Dialect{

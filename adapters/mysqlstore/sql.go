@@ -107,11 +107,17 @@ ON DUPLICATE KEY UPDATE usable_by = VALUES(usable_by)`),
 func statements(prefix string) sqlstore.Statements {
 	q := writer(prefix).Statement
 	return sqlstore.Statements{
-		// A value may refer to the columns before it.
 		Insert: q(`
 INSERT INTO {outbox}
   (id, topic, okey, metadata, payload, size, stored_at, due, fence, attempts, flags, deadline, worker)
-VALUES [[(?, ?, ?, ?, ?, ?, {now} + ?, IF(okey = '', stored_at + ?, {parked}), ?, fence, fence * {LEASED}, ?, ?)]]`),
+VALUES [[(?, ?, ?, ?, ?, ?, {now} + ?, {now} * ? + ?, ?, ?, ?, ?, ?)]]`),
+		// The time in each row makes a large INSERT a fifth slower, so these ask for it first.
+		InsertAt: q(`
+INSERT INTO {outbox}
+  (id, topic, okey, metadata, payload, size, stored_at, due, fence, attempts, flags, deadline, worker)
+VALUES [[(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)]]`),
+		Clock: q(`
+SELECT {now}`),
 		InsertLanes: q(`
 INSERT INTO {lane} (lane, id, ready_at) VALUES [[(?, ?, {now} * ? + ?)]]`),
 		// Plain reads of a REPEATABLE READ transaction do not see what was committed after it began; this one does.

@@ -108,12 +108,11 @@ WITH clock AS MATERIALIZED (SELECT {now} AS now)
 INSERT INTO {outbox}
   (id, topic, okey, metadata, payload, size, stored_at, due, fence, attempts, flags, deadline, worker)
 SELECT u.id, u.topic, u.okey, convert_from(u.metadata, 'UTF8'), u.payload, u.size,
-  clock.now + u.ordinal,
-  CASE WHEN u.okey = '' THEN clock.now + u.wait ELSE {parked} END,
+  clock.now + u.stored_at, clock.now * u.moves + u.due,
   u.leased, u.leased, u.leased * {LEASED}, u.deadline, u.worker
 FROM clock, unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::bigint[], $7::bigint[], $8::bigint[],
-  $9::bigint[], $10::bigint[], $11::text[])
-  AS u (id, topic, okey, metadata, payload, size, ordinal, wait, leased, deadline, worker)`
+  $9::bigint[], $10::bigint[], $11::bigint[], $12::text[])
+  AS u (id, topic, okey, metadata, payload, size, stored_at, moves, due, leased, deadline, worker)`
 
 // statements are all SQL that a store runs.
 func statements(prefix string) sqlstore.Statements {

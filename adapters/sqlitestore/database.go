@@ -14,7 +14,7 @@ import (
 	"github.com/waybillmq/waybill/adapters/internal/sqlstore"
 )
 
-// dialect is what sets SQLite apart. A statement of 500 rows has 5,500 of the 32,766 parameters that SQLite allows.
+// dialect is what sets SQLite apart. A statement of 500 rows has 7,000 of the 32,766 parameters that SQLite allows.
 func dialect(prefix string) sqlstore.Dialect {
 	return sqlstore.Dialect{
 		Package:     "sqlitestore",

@@ -107,11 +107,9 @@ func statements(prefix string) sqlstore.Statements {
 		Insert: q(`
 INSERT INTO {outbox}
   (id, topic, okey, metadata, payload, size, stored_at, due, fence, attempts, flags, deadline, worker)
-SELECT column1, column2, column3, column4, column5, column6,
-  clock.now + column7,
-  CASE WHEN column3 = '' THEN clock.now + column8 ELSE {parked} END,
-  column9, column9, column9 * {LEASED}, column10, column11
-FROM (SELECT {now} AS now) AS clock, (VALUES [[(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)]])`),
+SELECT column1, column2, column3, column4, column5, column6, clock.now + column7, clock.now * column8 + column9,
+  column10, column11, column12, column13, column14
+FROM (SELECT {now} AS now) AS clock, (VALUES [[(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)]])`),
 		InsertLanes: q(`
 INSERT INTO {lane} (lane, id, ready_at)
 SELECT column1, column2, {now} * column3 + column4 FROM (VALUES [[(?, ?, ?, ?)]])`),

@@ -40,10 +40,13 @@ type Dialect struct {
 // Statements are the SQL of a store. The comments give the parameters in the order of their placeholders; a name in
 // brackets is a list, several beside one another are the columns of one list.
 type Statements struct {
-	// Insert stores rows: [id] [topic] [okey] [metadata] [payload] [size] [ordinal] [wait] [leased] [deadline]
-	// [worker]. stored_at is now + ordinal, so that rows of one batch have an order; due is now + wait, or parked if there
-	// is a key; leased is 1 or 0, and so are fence and attempts.
+	// Insert stores rows: [id] [topic] [okey] [metadata] [payload] [size] [stored_at] [moves] [due] [leased] [deadline]
+	// [worker]. stored_at is relative to now, and gives the rows of one batch an order; so is due where moves is 1, not where
+	// it is 0. leased is 1 or 0, and so are fence, attempts and the flag; without arrays it is given for each of the three.
 	Insert Statement
+	// InsertAt is Insert for many rows, without moves and with absolute times, of which Clock is the origin; empty where
+	// the time costs nothing.
+	InsertAt, Clock Statement
 	// InsertSkipping is Insert that skips the IDs that exist and returns those that were stored, for databases where a
 	// failed statement takes the transaction with it; empty for others.
 	InsertSkipping Statement

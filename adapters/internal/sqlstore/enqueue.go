@@ -42,7 +42,7 @@ func (s *Store) insertAlone(ctx context.Context, b *batch) (done bool, err error
 		if err != nil {
 			return false, err
 		}
-		_, err = s.exec(ctx, conn, s.dialect.Insert, b.columns(b.all)...)
+		err = b.insertRows(ctx, conn, b.all)
 		release()
 		switch {
 		case err == nil:
@@ -142,7 +142,7 @@ var errUnstable = errors.New("the ids are stored and deleted by others all the t
 
 // insertChunk stores envelopes where a failed INSERT leaves the transaction as it was.
 func (b *batch) insertChunk(ctx context.Context, c Conn, indexes []int) error {
-	_, err := b.store.exec(ctx, c, b.store.dialect.Insert, b.columns(indexes)...)
+	err := b.insertRows(ctx, c, indexes)
 	if err == nil {
 		b.markNew(indexes)
 		return nil
@@ -159,7 +159,7 @@ func (b *batch) insertChunk(ctx context.Context, c Conn, indexes []int) error {
 		if err2 != nil {
 			return err2
 		}
-		if _, err = b.store.exec(ctx, c, b.store.dialect.Insert, b.columns(first)...); err == nil {
+		if err = b.insertRows(ctx, c, first); err == nil {
 			b.markNew(first)
 			_, err = b.skip(ctx, c, twice)
 			return err
@@ -172,7 +172,7 @@ func (b *batch) insertChunk(ctx context.Context, c Conn, indexes []int) error {
 func (b *batch) insertSkipping(ctx context.Context, c Conn, indexes []int) error {
 	left := indexes
 	for range maxRounds {
-		ids, err := b.store.strings(ctx, c, b.store.dialect.InsertSkipping, b.columns(left)...)
+		ids, err := b.store.strings(ctx, c, b.store.dialect.InsertSkipping, b.columns(left, 0)...)
 		if err != nil {
 			return err
 		}
@@ -320,14 +320,33 @@ func (b *batch) remove(ctx context.Context, c Conn) error {
 	})
 }
 
-// columns are the parameters of Insert.
-func (b *batch) columns(indexes []int) []any {
+// manyRows is from how many rows on it pays to ask for the time first, where each mention of it costs.
+const manyRows = 64
+
+// insertRows runs one INSERT.
+func (b *batch) insertRows(ctx context.Context, c Conn, indexes []int) error {
+	s := b.store
+	if s.dialect.InsertAt.text == "" || len(indexes) < manyRows {
+		_, err := s.exec(ctx, c, s.dialect.Insert, b.columns(indexes, 0)...)
+		return err
+	}
+	var now int64
+	err := s.query(ctx, c, func(rows Rows) error { return rows.Scan(&now) }, s.dialect.Clock)
+	if err != nil {
+		return err
+	}
+	_, err = s.exec(ctx, c, s.dialect.InsertAt, b.columns(indexes, now)...)
+	return err
+}
+
+// columns are the parameters of Insert, or, with the time, of InsertAt.
+func (b *batch) columns(indexes []int, now int64) []any {
 	n := len(indexes)
 	texts := make([]string, 4*n)
 	ids, topics, keys, workers := texts[:n:n], texts[n:2*n:2*n], texts[2*n:3*n:3*n], texts[3*n:]
-	numbers := make([]int64, 5*n)
-	sizes, ordinals, waits := numbers[:n:n], numbers[n:2*n:2*n], numbers[2*n:3*n:3*n]
-	leases, deadlines := numbers[3*n:4*n:4*n], numbers[4*n:]
+	numbers := make([]int64, 6*n)
+	sizes, stored, moves := numbers[:n:n], numbers[n:2*n:2*n], numbers[2*n:3*n:3*n]
+	dues, leases, deadlines := numbers[3*n:4*n:4*n], numbers[4*n:5*n:5*n], numbers[5*n:]
 	blobs := make([][]byte, 2*n)
 	metadata, payloads := blobs[:n:n], blobs[n:]
 	lease := micros(b.req.Lease)
@@ -339,13 +358,26 @@ func (b *batch) columns(indexes []int) []any {
 		if env.Payload == nil {
 			payloads[row] = []byte{}
 		}
-		sizes[row], ordinals[row], deadlines[row] = int64(env.Size()), int64(row), micros(env.Deadline)
-		waits[row] = micros(env.Delay)
-		if b.leases(env) {
-			waits[row], leases[row], workers[row] = lease, 1, b.req.Worker
+		sizes[row], deadlines[row] = int64(env.Size()), micros(env.Deadline)
+		stored[row] = now + int64(row)
+		switch {
+		case env.Key != "":
+			dues[row] = Parked
+		case b.leases(env):
+			moves[row], dues[row], leases[row], workers[row] = 1, now+lease, 1, b.req.Worker
+		default:
+			moves[row], dues[row] = 1, now+micros(env.Delay)
 		}
 	}
-	return []any{ids, topics, keys, metadata, payloads, sizes, ordinals, waits, leases, deadlines, workers}
+	columns := append(make([]any, 0, 13), ids, topics, keys, metadata, payloads, sizes, stored)
+	if now == 0 {
+		columns = append(columns, moves)
+	}
+	columns = append(columns, dues, leases)
+	if !b.store.dialect.Arrays {
+		columns = append(columns, leases, leases)
+	}
+	return append(columns, deadlines, workers)
 }
 
 const maxWorkerBytes = 128
