@@ -16,7 +16,7 @@ const (
 	// heartbeat is how often the server shows meanwhile that it remembers the question.
 	heartbeat = 5 * time.Second
 	// lull is how long nothing must come, after a subscription has ended, until nothing more is taken to be on its way.
-	lull = 100 * time.Millisecond
+	lull = 25 * time.Millisecond
 )
 
 var (
