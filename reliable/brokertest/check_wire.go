@@ -62,7 +62,9 @@ func plainEnvelopes(maxPayload int) []reliable.Envelope {
 		{Payload: []byte("x"), Key: "Kundin Ä/7?x=%20"},
 		{Payload: []byte("x"), ID: "order/4711#created?v=1"},
 		{Payload: []byte("x"), ID: reliable.ID(strings.Repeat("i", reliable.MaxIDBytes))},
-		{Payload: []byte("x"), Metadata: map[string]string{reliable.HeaderTraceParent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}},
+		{Payload: []byte("x"), Metadata: map[string]string{
+			reliable.HeaderTraceParent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+		}},
 	}
 }
 

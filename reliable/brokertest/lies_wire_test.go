@@ -17,6 +17,29 @@ import (
 	"github.com/waybillmq/waybill/reliable"
 )
 
+// onWire sends what change makes of each attempt; confirms are those of the original.
+func onWire(change func(*reliable.Attempt)) func(*lab, *connection) {
+	return func(l *lab, c *connection) {
+		var mu sync.Mutex
+		names := make(map[reliable.ID]reliable.ID)
+		c.publish = func(ctx context.Context, batch []reliable.Attempt) (int, error) {
+			wire := slices.Clone(batch)
+			mu.Lock()
+			for i := range wire {
+				change(&wire[i])
+				names[wire[i].ID] = batch[i].ID
+			}
+			mu.Unlock()
+			return c.inner.Publish(ctx, wire)
+		}
+		alter(func(confirm *reliable.Confirm) {
+			mu.Lock()
+			defer mu.Unlock()
+			confirm.ID = names[confirm.ID]
+		})(l, c)
+	}
+}
+
 var wireLies = []lie{
 	{
 		name:     "loses the metadata",

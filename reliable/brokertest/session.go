@@ -323,10 +323,12 @@ func (s *session) finish() {
 		}
 	}
 	if missing > 0 {
-		s.problems = append(s.problems, fmt.Sprintf("%d of %d attempts handed over had no confirm before io.EOF", missing, len(s.handed)))
+		s.problems = append(s.problems,
+			fmt.Sprintf("%d of %d attempts handed over had no confirm before io.EOF", missing, len(s.handed)))
 	}
 	if excess > 0 {
-		s.problems = append(s.problems, fmt.Sprintf("%d confirms are of attempts (id and fence) that were not handed over", excess))
+		s.problems = append(s.problems,
+			fmt.Sprintf("%d confirms are of attempts (id and fence) that were not handed over", excess))
 	}
 	const shown = 5
 	for i, problem := range s.problems {
