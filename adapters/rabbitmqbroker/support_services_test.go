@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"testing"
 	"time"
 
@@ -117,4 +118,21 @@ func count(confirms map[reliable.ID]reliable.Confirm, outcome reliable.Outcome) 
 		}
 	}
 	return n
+}
+
+// hostOf is the host and port of an amqp:// URL.
+func hostOf(t testing.TB, address string) string {
+	t.Helper()
+	u, err := url.Parse(address)
+	require.NoError(t, err)
+	return u.Host
+}
+
+// via is the URL with another host and port.
+func via(t testing.TB, address, host string) string {
+	t.Helper()
+	u, err := url.Parse(address)
+	require.NoError(t, err)
+	u.Host = host
+	return u.String()
 }
