@@ -1,0 +1,269 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"github.com/waybillmq/waybill/reliable"
+)
+
+// settleStore is a store of which only Settle is asked.
+type settleStore struct {
+	reliable.Store
+	answer func(ctx context.Context, ids []string) error
+
+	mu      sync.Mutex
+	asked   [][]string
+	settled map[string]int
+}
+
+func (s *settleStore) Settle(ctx context.Context, ss ...reliable.Settlement) ([]reliable.SettleResult, error) {
+	var ids []string
+	for i := range ss {
+		ids = append(ids, string(ss[i].ID))
+	}
+	s.mu.Lock()
+	s.asked = append(s.asked, ids)
+	s.mu.Unlock()
+	if s.answer != nil {
+		if err := s.answer(ctx, ids); err != nil {
+			return nil, err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, id := range ids {
+		s.settled[id]++
+	}
+	return make([]reliable.SettleResult, len(ss)), nil
+}
+
+// settling runs a settler over store in a bubble until the end of the test.
+func settlingWith(t *testing.T, store *settleStore, batch int) *Engine {
+	t.Helper()
+	store.settled = make(map[string]int)
+	e := New(Config{
+		Store: store, Logger: slog.New(slog.DiscardHandler), StoreTimeout: time.Second, SettleBatch: batch, SettleDelay: 10 * time.Millisecond,
+		Window: 10_000, Capacity: 10_000, CapacityBytes: 1 << 30,
+	})
+	e.window.open(false)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); e.settler.loop(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	return e
+}
+
+// settle admits an attempt for each ID and has its outcome recorded.
+func settleAll(e *Engine, ids ...string) {
+	for _, id := range ids {
+		e.window.admit([]reliable.Attempt{attempt(id, 20)}, time.Now(), time.Minute, false, 0, 0)
+		en := e.window.take(nil, 1)[0]
+		e.window.answered([]reliable.Confirm{{ID: en.attempt.ID, Fence: 1}}, nil)
+		e.settler.add(en, reliable.Settlement{ID: en.attempt.ID, Fence: 1, Sent: true, Outcome: reliable.Acked, To: reliable.Confirmed})
+	}
+}
+
+func named(n int) (ids []string) {
+	for i := range n {
+		ids = append(ids, fmt.Sprintf("id-%d", i))
+	}
+	return ids
+}
+
+func assertAllFree(t *testing.T, e *Engine) {
+	t.Helper()
+	_, handed, held, _ := e.window.counts()
+	assert.Zero(t, handed)
+	assert.Zero(t, held, "a place is freed when its outcome is recorded")
+	assert.True(t, e.settler.idle())
+}
+
+func TestSettler_outcomesOfAMomentShareAStatement(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &settleStore{}
+		e := settlingWith(t, store, 100)
+		settleAll(e, "a", "b")
+		time.Sleep(5 * time.Millisecond)
+		settleAll(e, "c")
+		time.Sleep(4 * time.Millisecond)
+		assert.Empty(t, store.asked, "it waits a moment for more")
+		time.Sleep(time.Millisecond)
+		synctest.Wait()
+		assert.Equal(t, [][]string{{"a", "b", "c"}}, store.asked)
+		assertAllFree(t, e)
+	})
+}
+
+func TestSettler_aFullBatchDoesNotWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &settleStore{}
+		e := settlingWith(t, store, 2)
+		began := time.Now()
+		settleAll(e, "a", "b", "c", "d")
+		synctest.Wait()
+		assert.Equal(t, [][]string{{"a", "b"}, {"c", "d"}}, store.asked)
+		assert.Equal(t, began, time.Now())
+	})
+}
+
+func TestSettler_keepsWhatAStoreThatIsAwayCannotRecord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		away := true
+		store := &settleStore{answer: func(context.Context, []string) error {
+			if away {
+				return errors.New("connection refused")
+			}
+			return nil
+		}}
+		e := settlingWith(t, store, 100)
+		settleAll(e, named(50)...)
+		time.Sleep(10 * time.Minute)
+		_, _, held, _ := e.window.counts()
+		assert.Equal(t, 50, held, "nothing is forgotten, and nothing given up")
+		assert.Less(t, len(store.asked), 3*10*60, "and the store is not stormed")
+
+		away = false
+		time.Sleep(3 * time.Second)
+		assert.Len(t, store.settled, 50)
+		assertAllFree(t, e)
+		last := store.asked[len(store.asked)-1]
+		assert.Equal(t, named(50), last, "in the order in which they came")
+	})
+}
+
+func TestSettler_aStoreThatHangsIsAskedAgainAfterTheTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hang := true
+		store := &settleStore{answer: func(ctx context.Context, _ []string) error {
+			if hang {
+				<-ctx.Done()
+				return ctx.Err()
+			}
+			return nil
+		}}
+		e := settlingWith(t, store, 100)
+		settleAll(e, named(3)...)
+		time.Sleep(900 * time.Millisecond)
+		assert.Len(t, store.asked, 1)
+		hang = false
+		time.Sleep(time.Second)
+		assertAllFree(t, e)
+		assert.Len(t, store.asked, 2, "a batch that timed out is not split: the store is away")
+	})
+}
+
+func TestSettler_onePermanentlyRefusedOutcomeIsGivenUpWhileOthersAreRecorded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &settleStore{answer: func(_ context.Context, ids []string) error {
+			for _, id := range ids {
+				if id == "id-7" {
+					return errors.New("invalid byte sequence")
+				}
+			}
+			return nil
+		}}
+		e := settlingWith(t, store, 1000)
+		settleAll(e, named(300)...)
+		time.Sleep(5 * time.Second)
+		assert.Len(t, store.settled, 299, "the neighbours do not wait")
+		assert.Less(t, len(store.asked), 60, "it is found by halves, not one by one")
+		_, _, held, _ := e.window.counts()
+		assert.Equal(t, 1, held, "alone it says nothing: the store may be away")
+
+		for i := range 2 * maxSettleFailures {
+			settleAll(e, fmt.Sprintf("later-%d", i), fmt.Sprintf("beside-%d", i), fmt.Sprintf("with-%d", i))
+			time.Sleep(5 * time.Second)
+		}
+		assert.Zero(t, store.settled["id-7"])
+		assert.Len(t, store.settled, 299+3*2*maxSettleFailures)
+		for id, n := range store.settled {
+			assert.Equal(t, 1, n, id)
+		}
+		assertAllFree(t, e)
+	})
+}
+
+func TestSettler_manyRefusedOutcomesDoNotKeepTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := &settleStore{answer: func(_ context.Context, ids []string) error {
+			for _, id := range ids {
+				if len(id) == len("id-1") { // ten of a hundred
+					return errors.New("check constraint")
+				}
+			}
+			return nil
+		}}
+		e := settlingWith(t, store, 1000)
+		settleAll(e, named(100)...)
+		time.Sleep(10 * time.Second)
+		assert.Len(t, store.settled, 90)
+		_, _, held, _ := e.window.counts()
+		assert.Equal(t, 10, held)
+	})
+}
+
+func TestSettler_reportsWhatWasRecorded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := settlingWith(t, &settleStore{}, 100)
+		e.settler.claimed(5)
+		for _, s := range []reliable.Settlement{
+			{Sent: true, Outcome: reliable.Acked, To: reliable.Confirmed}, {Sent: true, Outcome: reliable.Rejected, To: reliable.Failed},
+			{Sent: true, To: reliable.Pending}, {Sent: true, Outcome: reliable.Nacked, To: reliable.Pending}, {To: reliable.Pending},
+		} {
+			e.settler.add(&entry{}, s)
+		}
+		time.Sleep(time.Second)
+		assert.Equal(t, Report{Claimed: 5, Confirmed: 1, Failed: 1, Retried: 2, Returned: 1}, e.settler.report())
+		e.settler.reset()
+		assert.Equal(t, Report{}, e.settler.report())
+	})
+}
+
+func TestSettler_tellsItsHooksAfterTheStoreTookIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		refuse := true
+		store := &settleStore{answer: func(context.Context, []string) error {
+			if refuse {
+				return errors.New("no")
+			}
+			return nil
+		}}
+		e := settlingWith(t, store, 100)
+		var told []string
+		e.cfg.Hooks.Settled = func(a *reliable.Attempt, s *reliable.Settlement, result reliable.SettleResult) {
+			told = append(told, fmt.Sprintf("%s %v %v", a.ID, s.To, result))
+		}
+		settleAll(e, "a")
+		time.Sleep(time.Second)
+		require.Empty(t, told)
+		refuse = false
+		time.Sleep(3 * time.Second)
+		assert.Equal(t, []string{"a confirmed applied"}, told)
+	})
+}
+
+func TestSettler_forgetsTheSuspicionOfWhatIsSettledForGood(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := settlingWith(t, &settleStore{}, 100)
+		died := reliable.Confirm{Err: reliable.ErrConnectionLost}
+		for _, id := range []string{"a", "b"} {
+			one := attempt(id, 5)
+			e.suspect.note(&one, &died)
+			e.suspect.note(&one, &died)
+		}
+		settleAll(e, "a")
+		e.settler.add(&entry{}, reliable.Settlement{ID: "b", Sent: true, To: reliable.Pending})
+		time.Sleep(time.Second)
+		assert.False(t, e.suspect.is("a"))
+		assert.True(t, e.suspect.is("b"), "an attempt that is to be made again stays under suspicion")
+	})
+}
