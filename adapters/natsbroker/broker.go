@@ -49,8 +49,8 @@ type Broker struct {
 	ready     chan struct{}      // a note that confirms are there, or all is over
 }
 
-// New returns a broker for the server in cfg. It does no I/O and starts nothing: the connection is made in the background
-// when it is first needed, and made again whenever it is lost. Whoever makes a broker closes it.
+// New returns a broker for the server in cfg. It does no I/O and starts nothing: the connection is made in the
+// background when it is first needed, and made again whenever it is lost. Whoever makes a broker closes it.
 func New(cfg Config, opts ...Option) (*Broker, error) {
 	s := defaults()
 	for _, opt := range opts {
@@ -78,8 +78,9 @@ func prepare(cfg Config, s settings) *Broker {
 	return b
 }
 
-// Publish implements [reliable.Publisher]. It waits while the window is full or there is no connection. An attempt's Alone
-// changes nothing: sizes and subjects are checked before they are sent, so no message can take its connection down.
+// Publish implements [reliable.Publisher]. It waits while the window is full or there is no connection. An attempt's
+// Alone changes nothing: sizes and subjects are checked before they are sent, so no message can take its connection
+// down.
 func (b *Broker) Publish(ctx context.Context, batch []reliable.Attempt) (int, error) {
 	handed := 0
 	for handed < len(batch) {
@@ -199,8 +200,8 @@ func (b *Broker) clock() int64 { return int64(time.Since(b.start)) }
 func (b *Broker) MaxConfirmWait() time.Duration { return b.confirmTimeout + slack }
 
 // Limits implements [reliable.Limited]. The payload's is the server's max_payload, as far as it is known (see
-// [WithMaxPayload]), less 4 KiB for headers: one with more metadata than that may be rejected below the limit. JetStream
-// takes 64 KiB of headers.
+// [WithMaxPayload]), less 4 KiB for headers: one with more metadata than that may be rejected below the limit.
+// JetStream takes 64 KiB of headers.
 func (b *Broker) Limits() reliable.Limits {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -217,8 +218,8 @@ func (b *Broker) Check(env *reliable.Envelope) error {
 	return err
 }
 
-// Ping returns nil once the server answers and has JetStream, and says what is wrong otherwise. It connects, and waits for
-// that until ctx ends.
+// Ping returns nil once the server answers and has JetStream, and says what is wrong otherwise. It connects, and waits
+// for that until ctx ends.
 func (b *Broker) Ping(ctx context.Context) error {
 	err := b.withStream(ctx, func(ctx context.Context, js jetstream.JetStream) error {
 		_, err := js.AccountInfo(ctx)

@@ -9,9 +9,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Declare makes the streams of [WithStream] that do not exist, and adds the subjects that existing ones lack. Nothing else
-// of a stream that exists is changed: it belongs to whoever runs the server. It connects, and waits for that until ctx
-// ends. Several processes may call it at once, and again.
+// Declare makes the streams of [WithStream] that do not exist, and adds the subjects that existing ones lack. Nothing
+// else of a stream that exists is changed: it belongs to whoever runs the server. It connects, and waits for that until
+// ctx ends. Several processes may call it at once, and again.
 func (b *Broker) Declare(ctx context.Context) error {
 	return b.EnsureStream(ctx, b.streams...)
 }

@@ -45,8 +45,8 @@ func (b *Broker) jetStream(nc *nats.Conn) (jetstream.JetStream, error) {
 	return jetstream.New(nc)
 }
 
-// wire is the socket below a connection, the one in use now. nats.go holds its lock during a write, so that its own Close waits behind a
-// socket that is blocked; closing the socket below it does not.
+// wire is the socket below a connection, the one in use now. nats.go holds its lock during a write, so that its own
+// Close waits behind a socket that is blocked; closing the socket below it does not.
 type wire struct {
 	ctx    context.Context
 	cancel context.CancelFunc

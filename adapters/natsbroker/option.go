@@ -26,13 +26,14 @@ type Config struct {
 type Deduplication uint8
 
 const (
-	// DeduplicatePerSubject (default): those with the same ID on the same subject. A message that is passed on to another
-	// topic under its own ID, as Watermill's routers and poison queues do, is stored there even if one stream holds both.
+	// DeduplicatePerSubject (default) is for those with the same ID on the same subject. A message that is passed on to
+	// another topic under its own ID, as Watermill's routers and poison queues do, is stored there even if one stream
+	// holds both.
 	DeduplicatePerSubject Deduplication = iota
-	// DeduplicatePerStream: those with the same ID anywhere in the stream. Nats-Msg-Id is the plain ID, as watermill-nats
-	// sends it.
+	// DeduplicatePerStream is for those with the same ID anywhere in the stream. Nats-Msg-Id is the plain ID, as
+	// watermill-nats sends it.
 	DeduplicatePerStream
-	// NoDeduplication: none; no Nats-Msg-Id is sent.
+	// NoDeduplication is for none; no Nats-Msg-Id is sent.
 	NoDeduplication
 )
 
@@ -64,24 +65,24 @@ func defaults() settings {
 	}
 }
 
-// WithWindow sets how many attempts may be handed over without their confirm having been received; default 1000. Smaller
-// costs throughput, larger costs memory, makes more attempts unknown when a connection dies, and above a few thousand
-// gains nothing.
+// WithWindow sets how many attempts may be handed over without their confirm having been received; default 1000.
+// Smaller costs throughput, larger costs memory, makes more attempts unknown when a connection dies, and above a few
+// thousand gains nothing.
 func WithWindow(attempts int) Option { return func(s *settings) { s.window = attempts } }
 
-// WithConfirmTimeout sets how long an attempt waits for the stream's answer; default 10 s, at least 10 ms. Too short makes
-// unknown outcomes, and so duplicates, of what a busy server would have acked; too long keeps the window full behind a
-// stream without a leader. A lease must be longer.
+// WithConfirmTimeout sets how long an attempt waits for the stream's answer; default 10 s, at least 10 ms. Too short
+// makes unknown outcomes, and so duplicates, of what a busy server would have acked; too long keeps the window full
+// behind a stream without a leader. A lease must be longer.
 func WithConfirmTimeout(d time.Duration) Option { return func(s *settings) { s.confirmTimeout = d } }
 
-// WithReconnectWait sets the pause after the first and, doubling, after further failed attempts to connect; default 50 ms
-// to 2 s, with jitter. Too short floods a server that has just come up; too long prolongs an outage.
+// WithReconnectWait sets the pause after the first and, doubling, after further failed attempts to connect; default 50
+// ms to 2 s, with jitter. Too short floods a server that has just come up; too long prolongs an outage.
 func WithReconnectWait(first, longest time.Duration) Option {
 	return func(s *settings) { s.reconnectMin, s.reconnectMax = first, longest }
 }
 
-// WithMaxPayload tells the server's max_payload, in bytes, to [Broker.Limits] until a connection was made; default 1 MiB,
-// the server's own default. Too large lets messages be stored that the broker then rejects.
+// WithMaxPayload tells the server's max_payload, in bytes, to [Broker.Limits] until a connection was made; default 1
+// MiB, the server's own default. Too large lets messages be stored that the broker then rejects.
 func WithMaxPayload(bytes int) Option { return func(s *settings) { s.maxPayload = bytes } }
 
 // WithDeduplication sets what a stream takes for a copy; default [DeduplicatePerSubject].
@@ -94,8 +95,8 @@ func WithSubject(of func(topic string) string) Option { return func(s *settings)
 func WithDomain(domain string) Option { return func(s *settings) { s.domain = domain } }
 
 // WithStream adds a stream to what [Broker.Declare] makes: on disk, one replica, limited by nothing, with the server's
-// deduplication window of 2 minutes. Without subjects it takes the subject that is its own name. It may be given several
-// times.
+// deduplication window of 2 minutes. Without subjects it takes the subject that is its own name. It may be given
+// several times.
 func WithStream(name string, subjects ...string) Option {
 	return WithStreamConfig(jetstream.StreamConfig{Name: name, Subjects: subjects})
 }

@@ -43,14 +43,17 @@ func newPuller(nc *nats.Conn, subject string, prefetch int) (*puller, error) {
 	return p, err
 }
 
-// pull asks for up to limit messages and passes each on to take, until they are there or the question is over. Once done
-// is closed it takes what is on its way, and returns. It returns how many came.
+// pull asks for up to limit messages and passes each on to take, until they are there or the question is over. Once
+// done is closed it takes what is on its way, and returns. It returns how many came.
 func (p *puller) pull(limit int, done, again <-chan struct{}, take func(*nats.Msg)) (got int, err error) {
-	question, _ := json.Marshal(struct { // numbers always marshal
+	question, err := json.Marshal(struct {
 		Batch     int           `json:"batch"`
 		Expires   time.Duration `json:"expires"`
 		Heartbeat time.Duration `json:"idle_heartbeat"`
 	}{limit, pullWait, heartbeat})
+	if err != nil {
+		return 0, err
+	}
 	connection := p.nc.Stats().Reconnects
 	if err := p.nc.PublishRequest(p.subject, p.inbox, question); err != nil {
 		return 0, err
@@ -126,8 +129,8 @@ func isEnd(msg *nats.Msg) (over bool, err error) {
 	}
 }
 
-// What a consumer is told of a message, at the message's reply subject. It reaches the server on whatever connection the
-// client has by then; a message whose answer is lost is delivered again.
+// What a consumer is told of a message, at the message's reply subject. It reaches the server on whatever connection
+// the client has by then; a message whose answer is lost is delivered again.
 
 func ack(nc *nats.Conn, msg *nats.Msg) { _ = nc.Publish(msg.Reply, []byte("+ACK")) }
 

@@ -23,8 +23,8 @@ var (
 )
 
 // session is one connection and what is in flight on it. It is never reconnected: the client's own reconnection would
-// send what it had buffered after the attempts in question were already reported as unknown. Each session has an inbox of
-// its own and tokens are never used twice, so an answer meets the attempt that it is for, or none.
+// send what it had buffered after the attempts in question were already reported as unknown. Each session has an inbox
+// of its own and tokens are never used twice, so an answer meets the attempt that it is for, or none.
 type session struct {
 	b     *Broker
 	nc    *nats.Conn
@@ -173,7 +173,7 @@ func (s *session) run(ctx context.Context) error {
 	s.nc.Close()
 	if writing {
 		close(stopWriting)
-		<-wrote
+		_ = <-wrote // why it stopped is known: the socket is closed
 	}
 	b.mu.Lock()
 	err := fmt.Errorf("natsbroker: %w: %w", reliable.ErrConnectionLost, cause)

@@ -7,8 +7,8 @@ import (
 	"github.com/waybillmq/waybill/reliable"
 )
 
-// maxSubject keeps the protocol line of a publish, which also holds the reply subject, far below the 4096 bytes at which
-// the server closes the connection.
+// maxSubject keeps the protocol line of a publish, which also holds the reply subject, far below the 4096 bytes at
+// which the server closes the connection.
 const maxSubject = 1024
 
 // subjectOf returns the subject that a topic is published to, or the *reliable.InvalidError that says why it has none.

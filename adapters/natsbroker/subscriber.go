@@ -49,20 +49,21 @@ func WithPrefetch(messages int) SubscriberOption {
 	return func(s *subscriberSettings) { s.prefetch = messages }
 }
 
-// WithConcurrency sets how many messages of a subscription may be with the handler at once; default 1, which keeps them in
-// order as long as none is nacked. It must not exceed the prefetch.
+// WithConcurrency sets how many messages of a subscription may be with the handler at once; default 1, which keeps them
+// in order as long as none is nacked. It must not exceed the prefetch.
 func WithConcurrency(messages int) SubscriberOption {
 	return func(s *subscriberSettings) { s.concurrency = messages }
 }
 
-// WithMaxAckPending sets how many unacked messages a whole group may hold of a topic; default 1000. 1 keeps the order even
-// over redeliveries and for all processes of the group together, at the rate of one message per round trip.
+// WithMaxAckPending sets how many unacked messages a whole group may hold of a topic; default 1000. 1 keeps the order
+// even over redeliveries and for all processes of the group together, at the rate of one message per round trip.
 func WithMaxAckPending(messages int) SubscriberOption {
 	return func(s *subscriberSettings) { s.maxAckPending = messages }
 }
 
-// WithCloseTimeout sets how long, after Close or the end of a subscription's context, messages that are with the handler may
-// still be acked; default 10 s. Then they are given back. Too short makes duplicates of what a handler was about to finish.
+// WithCloseTimeout sets how long, after Close or the end of a subscription's context, messages that are with the
+// handler may still be acked; default 10 s. Then they are given back. Too short makes duplicates of what a handler was
+// about to finish.
 func WithCloseTimeout(d time.Duration) SubscriberOption {
 	return func(s *subscriberSettings) { s.closeTimeout = d }
 }
@@ -113,10 +114,10 @@ func (s *subscriberSettings) validate(group string) error {
 	return errors.Join(problems...)
 }
 
-// Subscriber is a Watermill subscriber with durable pull consumers: one for each topic and group, which the processes of
-// the group share. A message that is not acked comes again: after a delay when it was nacked, after the ack wait when its
-// process died, at once when its subscriber was closed (but after the ack wait, should it have been on its way at just
-// that moment). Subscriptions survive a restart of the server.
+// Subscriber is a Watermill subscriber with durable pull consumers: one for each topic and group, which the processes
+// of the group share. A message that is not acked comes again: after a delay when it was nacked, after the ack wait
+// when its process died, at once when its subscriber was closed (but after the ack wait, should it have been on its way
+// at just that moment). Subscriptions survive a restart of the server.
 //
 // It is safe for concurrent use. It connects at the first Subscribe.
 type Subscriber struct {
@@ -136,8 +137,8 @@ type Subscriber struct {
 	subs map[*subscription]struct{}
 }
 
-// Subscriber returns a subscriber for this broker's server and topology, with a connection of its own, that consumes as a
-// member of group. Streams must exist; see [Subscriber.SubscribeInitialize]. It does no I/O. The caller closes it; it
+// Subscriber returns a subscriber for this broker's server and topology, with a connection of its own, that consumes as
+// a member of group. Streams must exist; see [Subscriber.SubscribeInitialize]. It does no I/O. The caller closes it; it
 // outlives the broker.
 func (b *Broker) Subscriber(group string, opts ...SubscriberOption) (*Subscriber, error) {
 	s := &Subscriber{
@@ -159,9 +160,9 @@ func (b *Broker) Subscriber(group string, opts ...SubscriberOption) (*Subscriber
 	return s, nil
 }
 
-// Subscribe implements message.Subscriber. The consumer begins with the oldest message of the topic that its stream still
-// has, unless [WithConsumer] says otherwise; once it exists it goes on where the group was. Connecting and making the
-// consumer take no longer than the broker's confirm timeout.
+// Subscribe implements message.Subscriber. The consumer begins with the oldest message of the topic that its stream
+// still has, unless [WithConsumer] says otherwise; once it exists it goes on where the group was. Connecting and making
+// the consumer take no longer than the broker's confirm timeout.
 func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
 	sub, err := s.subscribe(ctx, topic)
 	if err != nil {
@@ -202,8 +203,8 @@ func (s *Subscriber) subscribe(ctx context.Context, topic string) (*subscription
 	return sub, sub.start(ctx)
 }
 
-// consumerName is the group and the subject; where JetStream does not take that for a name, what it does take of it, and
-// enough of a hash to tell it from others.
+// consumerName is the group and the subject; where JetStream does not take that for a name, what it does take of it,
+// and enough of a hash to tell it from others.
 func consumerName(group, subject string) string {
 	clean := strings.Map(func(r rune) rune {
 		if r <= ' ' || strings.ContainsRune(".*>/\\", r) {
@@ -222,8 +223,8 @@ func consumerName(group, subject string) string {
 	return clean + "-" + hex.EncodeToString(sum[:4])
 }
 
-// SubscribeInitialize implements message.SubscribeInitializer: it makes the streams of [WithStream] that do not exist, and
-// fails if none of the server's takes the topic's subject then.
+// SubscribeInitialize implements message.SubscribeInitializer: it makes the streams of [WithStream] that do not exist,
+// and fails if none of the server's takes the topic's subject then.
 func (s *Subscriber) SubscribeInitialize(topic string) error {
 	ctx, cancel := context.WithTimeout(s.closing, s.b.confirmTimeout)
 	defer cancel()
@@ -301,8 +302,8 @@ func (s *Subscriber) askAgain() {
 	}
 }
 
-// Close ends all subscriptions: nothing more is delivered, what is with a handler may be acked for the close timeout, the
-// rest is given back, the channels are closed. Closing again waits for that and does nothing.
+// Close ends all subscriptions: nothing more is delivered, what is with a handler may be acked for the close timeout,
+// the rest is given back, the channels are closed. Closing again waits for that and does nothing.
 func (s *Subscriber) Close() error {
 	s.once.Do(func() {
 		defer close(s.closed)

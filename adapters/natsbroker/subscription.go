@@ -14,8 +14,8 @@ import (
 	"github.com/waybillmq/waybill/reliable"
 )
 
-// subscription is one call of Subscribe. A goroutine fetches messages as far as there is room for them, others bring them
-// to the handler, and one tells the server that the process which holds them is alive.
+// subscription is one call of Subscribe. A goroutine fetches messages as far as there is room for them, others bring
+// them to the handler, and one tells the server that the process which holds them is alive.
 type subscription struct {
 	s      *Subscriber
 	js     jetstream.JetStream

@@ -98,8 +98,8 @@ func rejection(err error, maxPayload int64) error {
 	return fmt.Errorf("natsbroker: %w", err)
 }
 
-// probe is a question, asked of the server, for the stream of a subject that nobody answered on. Attempts that come back
-// in the meantime wait for the same answer; all stay under their own confirm timeout.
+// probe is a question, asked of the server, for the stream of a subject that nobody answered on. Attempts that come
+// back in the meantime wait for the same answer; all stay under their own confirm timeout.
 type probe struct{ waiting []uint64 }
 
 // namesSubject is where JetStream tells which streams there are.
@@ -120,15 +120,19 @@ func (s *session) probe(f *flight) {
 		p.waiting = append(p.waiting, f.token)
 		return
 	}
+	question, err := json.Marshal(struct {
+		Subject string `json:"subject"`
+	}{subject})
+	if err != nil {
+		s.settle(f, reliable.Unknown, err)
+		return
+	}
 	s.b.lastToken++
 	token := s.b.lastToken
 	s.probes[subject] = &probe{waiting: []uint64{f.token}}
 	s.probing[token] = subject
-	question, _ := json.Marshal(struct { // a string always marshals
-		Subject string `json:"subject"`
-	}{subject})
-	request := &nats.Msg{Subject: s.b.namesSubject(), Reply: s.replyTo(token), Data: question}
-	s.outgoing = append(s.outgoing, &flight{token: token, msg: *request})
+	request := nats.Msg{Subject: s.b.namesSubject(), Reply: s.replyTo(token), Data: question}
+	s.outgoing = append(s.outgoing, &flight{token: token, msg: request})
 	signal(s.toWrite)
 }
 

@@ -6,10 +6,11 @@ import (
 	"github.com/waybillmq/waybill/adapters/internal/wmpublisher"
 )
 
-// Watermill returns a Watermill publisher with this Broker's configuration. Its Publish returns nil only once a stream has
-// every message, and never later than [Broker.MaxConfirmWait] after the call or the end of a message's context. All
-// messages of a call are in flight together; those of one call keep their order. It has a connection of its own, so that
-// the confirms here are the reader's of Receive alone; its Close ends that connection, and Close of the Broker does not.
+// Watermill returns a Watermill publisher with this Broker's configuration. Its Publish returns nil only once a stream
+// has every message, and never later than [Broker.MaxConfirmWait] after the call or the end of a message's context. All
+// messages of a call are in flight together; those of one call keep their order. It has a connection of its own, so
+// that the confirms here are the reader's of Receive alone; its Close ends that connection, and Close of the Broker
+// does not.
 func (b *Broker) Watermill() message.Publisher {
 	own := prepare(b.cfg, b.settings)
 	return wmpublisher.New(own, own, own.Close, wmpublisher.WithConfirmTimeout(own.MaxConfirmWait()))

@@ -81,8 +81,8 @@ func header(env *reliable.Envelope, subject string, dedup Deduplication) nats.He
 	return h
 }
 
-// fitsHeader reports whether a pair arrives as it was sent when it travels as a header of its own, and is no order to the
-// server.
+// fitsHeader reports whether a pair arrives as it was sent when it travels as a header of its own, and is no order to
+// the server.
 func fitsHeader(name, value string) bool {
 	if name == headerID || name == headerRest || name == "Status" || name == "Description" {
 		return false
@@ -116,12 +116,12 @@ var headerNameByte = func() (ok [256]bool) {
 	return ok
 }()
 
-// Unmarshal returns the Watermill message in msg, which this package, watermill-nats' NATSMarshaler or a plain NATS client
-// sent. A message without an ID of Watermill's takes its Nats-Msg-Id, or else a new UUID. A header with several values
-// keeps the first. Headers by which the server is told what to do are left out.
+// Unmarshal returns the Watermill message in msg, which this package, watermill-nats' NATSMarshaler or a plain NATS
+// client sent. A message without an ID of Watermill's takes its Nats-Msg-Id, or else a new UUID. A header with several
+// values keeps the first. Headers by which the server is told what to do are left out.
 //
-// Use it where a subscriber of another kind takes an unmarshaler; without it such a subscriber sees all metadata but that
-// which does not fit in headers.
+// Use it where a subscriber of another kind takes an unmarshaler; without it such a subscriber sees all metadata but
+// that which does not fit in headers.
 func Unmarshal(header nats.Header, payload []byte) *message.Message {
 	id := header.Get(headerID)
 	if id == "" {

@@ -41,8 +41,8 @@ func WithListener(port int) Option {
 	}
 }
 
-// WithMaxPayload sets the largest message in bytes, headers included; default 1 MiB. The server's authors advise against
-// more than 8 MiB.
+// WithMaxPayload sets the largest message in bytes, headers included; default 1 MiB. The server's authors advise
+// against more than 8 MiB.
 func WithMaxPayload(bytes int) Option {
 	return func(s *Server) { s.opts.MaxPayload = int32(min(bytes, 64<<20)) } //nolint:gosec // 64 MiB is the server's most
 }
@@ -50,8 +50,8 @@ func WithMaxPayload(bytes int) Option {
 // WithLogger sets where the server's notices, warnings and errors go; default nowhere.
 func WithLogger(logger *slog.Logger) Option { return func(s *Server) { s.logger = logger } }
 
-// WithOptions changes anything else about the server: accounts, users, limits. That it handles signals or listens elsewhere
-// is then the caller's wish.
+// WithOptions changes anything else about the server: accounts, users, limits. That it handles signals or listens
+// elsewhere is then the caller's wish.
 func WithOptions(change func(*server.Options)) Option { return func(s *Server) { change(&s.opts) } }
 
 // Server is a NATS server in this process. Its methods may be called by several goroutines.
@@ -66,8 +66,8 @@ type Server struct {
 	addr    string
 }
 
-// StartServer starts a server that keeps its data in dir, which is made if it does not exist, and waits until it is ready
-// or ctx ends. Whoever starts a server stops it, after closing what is connected to it.
+// StartServer starts a server that keeps its data in dir, which is made if it does not exist, and waits until it is
+// ready or ctx ends. Whoever starts a server stops it, after closing what is connected to it.
 func StartServer(ctx context.Context, dir string, opts ...Option) (*Server, error) {
 	if dir == "" {
 		return nil, fmt.Errorf("embedded: start: %w", reliable.Invalid("dir", "is empty; name the folder to keep the data in"))
@@ -141,8 +141,8 @@ func halt(running *server.Server) {
 	running.WaitForShutdown()
 }
 
-// Stop shuts the server down and waits until its data is closed. Clients see an outage: they lose their connections, and
-// get them back after Restart. Stopping again does nothing.
+// Stop shuts the server down and waits until its data is closed. Clients see an outage: they lose their connections,
+// and get them back after Restart. Stopping again does nothing.
 func (s *Server) Stop() {
 	s.life.Lock()
 	defer s.life.Unlock()
