@@ -49,12 +49,16 @@ func compare(b *testing.B, name, what, yardstick string, bar func(b *testing.B) 
 		b.ReportMetric(median(rates), "msg/s")
 		b.ReportMetric(median(bars), "yardstick-msg/s")
 		b.ReportMetric(median(quotients), "ratio")
-		line := fmt.Sprintf("ratio %s %.2f (%s / %s) %.0f / %.0f, pairs from %.2f to %.2f", name, median(quotients), what, yardstick,
+		report("ratio %s %.2f (%s / %s) %.0f / %.0f, pairs from %.2f to %.2f", name, median(quotients), what, yardstick,
 			median(rates), median(bars), slices.Min(quotients), slices.Max(quotients))
-		ratios.Lock()
-		ratios.lines = append(ratios.lines, line)
-		ratios.Unlock()
 	}
+}
+
+// report keeps a line for the end of the run.
+func report(format string, args ...any) {
+	ratios.Lock()
+	defer ratios.Unlock()
+	ratios.lines = append(ratios.lines, fmt.Sprintf(format, args...))
 }
 
 func median(values []float64) float64 {
