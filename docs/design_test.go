@@ -40,7 +40,7 @@ func TestDesign_stateDiagramIsWhatTheStoreDoes(t *testing.T) {
 		}
 	})
 	for e, how := range seen {
-		assert.Contains(t, drawn, e, "the store moves an envelope from %s to %s (%s), the diagram has no such arrow", e.from, e.to, how)
+		assert.Contains(t, drawn, e, "the store moves from %s to %s (%s), the diagram has no such arrow", e.from, e.to, how)
 	}
 	for e := range drawn {
 		assert.Contains(t, seen, e, "the diagram has an arrow from %s to %s, the store never does that", e.from, e.to)

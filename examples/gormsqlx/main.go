@@ -130,16 +130,18 @@ func run(ctx context.Context, out io.Writer) (err error) {
 	}()
 
 	declined := errors.New("card declined")
+	withGORM := func(o Order, declined error) error { return placeWithGORM(ctx, outbox, viaGORM, o, declined) }
+	withSQLX := func(o Order, declined error) error { return placeWithSQLX(ctx, outbox, viaSQLX, o, declined) }
 	for _, attempt := range []struct {
 		library string
 		place   func(Order, error) error
 		order   Order
 		err     error
 	}{
-		{"GORM", func(o Order, err error) error { return placeWithGORM(ctx, outbox, viaGORM, o, err) }, Order{"order-1", "teapot"}, declined},
-		{"GORM", func(o Order, err error) error { return placeWithGORM(ctx, outbox, viaGORM, o, err) }, Order{"order-2", "kettle"}, nil},
-		{"sqlx", func(o Order, err error) error { return placeWithSQLX(ctx, outbox, viaSQLX, o, err) }, Order{"order-3", "cup"}, declined},
-		{"sqlx", func(o Order, err error) error { return placeWithSQLX(ctx, outbox, viaSQLX, o, err) }, Order{"order-4", "saucer"}, nil},
+		{"GORM", withGORM, Order{"order-1", "teapot"}, declined},
+		{"GORM", withGORM, Order{"order-2", "kettle"}, nil},
+		{"sqlx", withSQLX, Order{"order-3", "cup"}, declined},
+		{"sqlx", withSQLX, Order{"order-4", "saucer"}, nil},
 	} {
 		err := attempt.place(attempt.order, attempt.err)
 		if !errors.Is(err, attempt.err) {

@@ -21,7 +21,8 @@ const patience = 20 * time.Second
 
 func TestQuickstart_losesNothingOverAnOutage(t *testing.T) {
 	var out strings.Builder
-	result, err := run(t.Context(), config{plan: orders.Plan{Orders: 300, Outage: 500 * time.Millisecond, Patience: patience}}, &out)
+	plan := orders.Plan{Orders: 300, Outage: 500 * time.Millisecond, Patience: patience}
+	result, err := run(t.Context(), config{plan: plan}, &out)
 	t.Log("\n" + out.String())
 	require.NoError(t, err)
 	require.NoError(t, result.Err())

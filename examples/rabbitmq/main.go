@@ -44,7 +44,7 @@ func main() {
 	}
 	flag.IntVar(&cfg.plan.Orders, "orders", 1000, "how many orders to place")
 	stop := flag.String("stop", "scripts/services.sh down rabbitmq", "the command that stops the broker")
-	start := flag.String("start", "scripts/services.sh up rabbitmq", "the command that starts it again, and returns when it answers")
+	start := flag.String("start", "scripts/services.sh up rabbitmq", "the command that starts it, and returns when it answers")
 	flag.Parse()
 	cfg.stop, cfg.start = command(*stop), command(*start)
 
@@ -162,7 +162,7 @@ func createDatabase(ctx context.Context, dsn, name string) (db *sql.DB, drop fun
 	db = sql.OpenDB(connector)
 	return db, func() error {
 		err := db.Close()
-		_, dropped := admin.Exec("DROP DATABASE " + name)
+		_, dropped := admin.ExecContext(context.WithoutCancel(ctx), "DROP DATABASE "+name)
 		return errors.Join(err, dropped, admin.Close())
 	}, nil
 }

@@ -18,7 +18,8 @@ type consumer struct {
 
 // newConsumer makes the log in a new file.
 func newConsumer(ctx context.Context, file string) (*consumer, error) {
-	log, err := sql.Open("sqlite", "file:"+file+"?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=busy_timeout(5000)")
+	const settings = "?_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=busy_timeout(5000)"
+	log, err := sql.Open("sqlite", "file:"+file+settings)
 	if err != nil {
 		return nil, fmt.Errorf("open the consumer's log: %w", err)
 	}
@@ -46,7 +47,7 @@ func (c *consumer) start(ctx context.Context, subscriber message.Subscriber, top
 
 // receive writes one row per receipt, so that duplicates can be counted, and acks only what is in the log.
 func (c *consumer) receive(msg *message.Message) {
-	if _, err := c.log.Exec(`INSERT INTO receipts (id) VALUES (?)`, msg.UUID); err != nil {
+	if _, err := c.log.ExecContext(msg.Context(), `INSERT INTO receipts (id) VALUES (?)`, msg.UUID); err != nil {
 		msg.Nack()
 		return
 	}
