@@ -26,6 +26,8 @@ type holds struct {
 	mu     sync.Mutex
 	topics map[string]*topicState
 	wake   chan struct{}
+
+	opening chan struct{} // held by who opens holds; a channel, because it is waited for as long as the store takes
 }
 
 type topicState struct {
@@ -38,7 +40,7 @@ type topicState struct {
 }
 
 func newHolds(e *Engine) *holds {
-	return &holds{e: e, topics: make(map[string]*topicState), wake: make(chan struct{}, 1)}
+	return &holds{e: e, topics: make(map[string]*topicState), wake: make(chan struct{}, 1), opening: make(chan struct{}, 1)}
 }
 
 // held reports whether attempts of the topic are to wait.
@@ -146,29 +148,37 @@ func (h *holds) pass(ctx context.Context) error {
 // carryOut opens and releases holds as the answers asked.
 func (h *holds) carryOut(ctx context.Context) error {
 	var errs []error
-	opened, released := h.asked()
-	for _, topic := range released {
+	for _, topic := range h.asked(func(state *topicState) bool { return state.release }) {
 		errs = append(errs, h.release(ctx, topic))
 	}
-	for _, topic := range opened {
+	return errors.Join(append(errs, h.openAll(ctx))...)
+}
+
+// openAll opens, and extends, the holds that answers asked for. Envelopes are parked only after it: behind a hold that is
+// not there yet they would not wait.
+func (h *holds) openAll(ctx context.Context) error {
+	select {
+	case h.opening <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { <-h.opening }()
+	var errs []error
+	for _, topic := range h.asked(func(state *topicState) bool { return state.open && !state.release }) {
 		errs = append(errs, h.open(ctx, topic))
 	}
 	return errors.Join(errs...)
 }
 
-func (h *holds) asked() (opened, released []string) {
+func (h *holds) asked(what func(state *topicState) bool) (topics []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for topic, state := range h.topics {
-		switch {
-		case state.release:
-			released = append(released, topic)
-		case state.open:
-			state.open = false
-			opened = append(opened, topic)
+		if what(state) {
+			topics = append(topics, topic)
 		}
 	}
-	return opened, released
+	return topics
 }
 
 // follow makes this process's picture that of the store.
@@ -196,16 +206,16 @@ func (h *holds) open(ctx context.Context, topic string) error {
 	h.mu.Lock()
 	count := 0
 	if state := h.topics[topic]; state != nil {
-		count = state.count
+		count, state.open = state.count, false
 	}
 	h.mu.Unlock()
 	hold, err := h.e.holder.Hold(ctx, topic, h.e.cfg.Policy.Retry.Delay(count+1))
+	h.mu.Lock()
+	if state := h.topics[topic]; state != nil {
+		state.open, state.count = state.open || err != nil, max(state.count, hold.Refusals)
+	}
+	h.mu.Unlock()
 	if err != nil {
-		h.mu.Lock()
-		if state := h.topics[topic]; state != nil {
-			state.open = true
-		}
-		h.mu.Unlock()
 		return err
 	}
 	if hold.Refusals == 1 {
@@ -214,10 +224,7 @@ func (h *holds) open(ctx context.Context, topic string) error {
 	if h.e.cfg.Hooks.Held != nil {
 		h.e.cfg.Hooks.Held(hold)
 	}
-	if h.usedUp(hold) {
-		return h.failTogether(ctx, hold)
-	}
-	return nil
+	return nil // if it has used up the failure budget now, the next pass sees to it
 }
 
 // release lets everything that waits behind a topic go.

@@ -236,6 +236,11 @@ func (s *settler) record(ctx context.Context, batch []settling) error {
 	for i := range batch {
 		settlements[i] = batch[i].settlement
 	}
+	if slices.ContainsFunc(settlements, func(one reliable.Settlement) bool { return one.Park }) {
+		if err := s.e.holds.openAll(ctx); err != nil {
+			s.e.cfg.Logger.WarnContext(ctx, "a topic could not be held, will be tried again", "error", err)
+		}
+	}
 	timed, cancel := context.WithTimeout(ctx, s.e.cfg.StoreTimeout)
 	defer cancel()
 	results, err := s.e.cfg.Store.Settle(timed, settlements...)

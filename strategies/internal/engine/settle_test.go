@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -46,10 +49,22 @@ func (s *settleStore) Settle(ctx context.Context, ss ...reliable.Settlement) ([]
 	return make([]reliable.SettleResult, len(ss)), nil
 }
 
-// settling runs a settler over store in a bubble until the end of the test.
+func (s *settleStore) calls() [][]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.asked)
+}
+
+func (s *settleStore) recorded() map[string]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.settled)
+}
+
+// settlingWith runs a settler over store in a bubble until the end of the test.
 func settlingWith(t *testing.T, store *settleStore, batch int) *Engine {
 	t.Helper()
-	store.settled = make(map[string]int)
+	store.settled = make(map[string]int) // before anything runs
 	e := New(Config{
 		Store: store, Logger: slog.New(slog.DiscardHandler), StoreTimeout: time.Second, SettleBatch: batch, SettleDelay: 10 * time.Millisecond,
 		Window: 10_000, Capacity: 10_000, CapacityBytes: 1 << 30,
@@ -62,7 +77,7 @@ func settlingWith(t *testing.T, store *settleStore, batch int) *Engine {
 	return e
 }
 
-// settle admits an attempt for each ID and has its outcome recorded.
+// settleAll admits an attempt for each ID and has its outcome recorded.
 func settleAll(e *Engine, ids ...string) {
 	for _, id := range ids {
 		e.window.admit([]reliable.Attempt{attempt(id, 20)}, time.Now(), time.Minute, false, 0, 0)
@@ -70,6 +85,12 @@ func settleAll(e *Engine, ids ...string) {
 		e.window.answered([]reliable.Confirm{{ID: en.attempt.ID, Fence: 1}}, nil)
 		e.settler.add(en, reliable.Settlement{ID: en.attempt.ID, Fence: 1, Sent: true, Outcome: reliable.Acked, To: reliable.Confirmed})
 	}
+}
+
+// after lets time pass, and everything come to rest.
+func after(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
 }
 
 func named(n int) (ids []string) {
@@ -92,13 +113,13 @@ func TestSettler_outcomesOfAMomentShareAStatement(t *testing.T) {
 		store := &settleStore{}
 		e := settlingWith(t, store, 100)
 		settleAll(e, "a", "b")
-		time.Sleep(5 * time.Millisecond)
+		after(5 * time.Millisecond)
 		settleAll(e, "c")
-		time.Sleep(4 * time.Millisecond)
-		assert.Empty(t, store.asked, "it waits a moment for more")
-		time.Sleep(time.Millisecond)
+		after(4 * time.Millisecond)
+		assert.Empty(t, store.calls(), "it waits a moment for more")
+		after(time.Millisecond)
 		synctest.Wait()
-		assert.Equal(t, [][]string{{"a", "b", "c"}}, store.asked)
+		assert.Equal(t, [][]string{{"a", "b", "c"}}, store.calls())
 		assertAllFree(t, e)
 	})
 }
@@ -110,41 +131,43 @@ func TestSettler_aFullBatchDoesNotWait(t *testing.T) {
 		began := time.Now()
 		settleAll(e, "a", "b", "c", "d")
 		synctest.Wait()
-		assert.Equal(t, [][]string{{"a", "b"}, {"c", "d"}}, store.asked)
+		assert.Equal(t, [][]string{{"a", "b"}, {"c", "d"}}, store.calls())
 		assert.Equal(t, began, time.Now())
 	})
 }
 
 func TestSettler_keepsWhatAStoreThatIsAwayCannotRecord(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		away := true
+		var away atomic.Bool
+		away.Store(true)
 		store := &settleStore{answer: func(context.Context, []string) error {
-			if away {
+			if away.Load() {
 				return errors.New("connection refused")
 			}
 			return nil
 		}}
 		e := settlingWith(t, store, 100)
 		settleAll(e, named(50)...)
-		time.Sleep(10 * time.Minute)
+		after(10 * time.Minute)
 		_, _, held, _ := e.window.counts()
 		assert.Equal(t, 50, held, "nothing is forgotten, and nothing given up")
-		assert.Less(t, len(store.asked), 3*10*60, "and the store is not stormed")
+		assert.Less(t, len(store.calls()), 3*10*60, "and the store is not stormed")
 
-		away = false
-		time.Sleep(3 * time.Second)
-		assert.Len(t, store.settled, 50)
+		away.Store(false)
+		after(3 * time.Second)
+		assert.Len(t, store.recorded(), 50)
 		assertAllFree(t, e)
-		last := store.asked[len(store.asked)-1]
+		last := store.calls()[len(store.calls())-1]
 		assert.Equal(t, named(50), last, "in the order in which they came")
 	})
 }
 
 func TestSettler_aStoreThatHangsIsAskedAgainAfterTheTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		hang := true
+		var hang atomic.Bool
+		hang.Store(true)
 		store := &settleStore{answer: func(ctx context.Context, _ []string) error {
-			if hang {
+			if hang.Load() {
 				<-ctx.Done()
 				return ctx.Err()
 			}
@@ -152,12 +175,12 @@ func TestSettler_aStoreThatHangsIsAskedAgainAfterTheTimeout(t *testing.T) {
 		}}
 		e := settlingWith(t, store, 100)
 		settleAll(e, named(3)...)
-		time.Sleep(900 * time.Millisecond)
-		assert.Len(t, store.asked, 1)
-		hang = false
-		time.Sleep(time.Second)
+		after(900 * time.Millisecond)
+		assert.Len(t, store.calls(), 1)
+		hang.Store(false)
+		after(time.Second)
 		assertAllFree(t, e)
-		assert.Len(t, store.asked, 2, "a batch that timed out is not split: the store is away")
+		assert.Len(t, store.calls(), 2, "a batch that timed out is not split: the store is away")
 	})
 }
 
@@ -173,19 +196,19 @@ func TestSettler_onePermanentlyRefusedOutcomeIsGivenUpWhileOthersAreRecorded(t *
 		}}
 		e := settlingWith(t, store, 1000)
 		settleAll(e, named(300)...)
-		time.Sleep(5 * time.Second)
-		assert.Len(t, store.settled, 299, "the neighbours do not wait")
-		assert.Less(t, len(store.asked), 60, "it is found by halves, not one by one")
+		after(5 * time.Second)
+		assert.Len(t, store.recorded(), 299, "the neighbours do not wait")
+		assert.Less(t, len(store.calls()), 60, "it is found by halves, not one by one")
 		_, _, held, _ := e.window.counts()
 		assert.Equal(t, 1, held, "alone it says nothing: the store may be away")
 
 		for i := range 2 * maxSettleFailures {
 			settleAll(e, fmt.Sprintf("later-%d", i), fmt.Sprintf("beside-%d", i), fmt.Sprintf("with-%d", i))
-			time.Sleep(5 * time.Second)
+			after(5 * time.Second)
 		}
-		assert.Zero(t, store.settled["id-7"])
-		assert.Len(t, store.settled, 299+3*2*maxSettleFailures)
-		for id, n := range store.settled {
+		assert.Zero(t, store.recorded()["id-7"])
+		assert.Len(t, store.recorded(), 299+3*2*maxSettleFailures)
+		for id, n := range store.recorded() {
 			assert.Equal(t, 1, n, id)
 		}
 		assertAllFree(t, e)
@@ -204,8 +227,8 @@ func TestSettler_manyRefusedOutcomesDoNotKeepTheOthers(t *testing.T) {
 		}}
 		e := settlingWith(t, store, 1000)
 		settleAll(e, named(100)...)
-		time.Sleep(10 * time.Second)
-		assert.Len(t, store.settled, 90)
+		after(10 * time.Second)
+		assert.Len(t, store.recorded(), 90)
 		_, _, held, _ := e.window.counts()
 		assert.Equal(t, 10, held)
 	})
@@ -221,7 +244,7 @@ func TestSettler_reportsWhatWasRecorded(t *testing.T) {
 		} {
 			e.settler.add(&entry{}, s)
 		}
-		time.Sleep(time.Second)
+		after(time.Second)
 		assert.Equal(t, Report{Claimed: 5, Confirmed: 1, Failed: 1, Retried: 2, Returned: 1}, e.settler.report())
 		e.settler.reset()
 		assert.Equal(t, Report{}, e.settler.report())
@@ -230,24 +253,26 @@ func TestSettler_reportsWhatWasRecorded(t *testing.T) {
 
 func TestSettler_tellsItsHooksAfterTheStoreTookIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		refuse := true
+		var refuse atomic.Bool
+		refuse.Store(true)
 		store := &settleStore{answer: func(context.Context, []string) error {
-			if refuse {
+			if refuse.Load() {
 				return errors.New("no")
 			}
 			return nil
 		}}
 		e := settlingWith(t, store, 100)
-		var told []string
+		told := make(chan string, 10)
 		e.cfg.Hooks.Settled = func(a *reliable.Attempt, s *reliable.Settlement, result reliable.SettleResult) {
-			told = append(told, fmt.Sprintf("%s %v %v", a.ID, s.To, result))
+			told <- fmt.Sprintf("%s %v %v", a.ID, s.To, result)
 		}
 		settleAll(e, "a")
-		time.Sleep(time.Second)
+		after(time.Second)
 		require.Empty(t, told)
-		refuse = false
-		time.Sleep(3 * time.Second)
-		assert.Equal(t, []string{"a confirmed applied"}, told)
+		refuse.Store(false)
+		after(3 * time.Second)
+		require.Len(t, told, 1)
+		assert.Equal(t, "a confirmed applied", <-told)
 	})
 }
 
@@ -262,7 +287,7 @@ func TestSettler_forgetsTheSuspicionOfWhatIsSettledForGood(t *testing.T) {
 		}
 		settleAll(e, "a")
 		e.settler.add(&entry{}, reliable.Settlement{ID: "b", Sent: true, To: reliable.Pending})
-		time.Sleep(time.Second)
+		after(time.Second)
 		assert.False(t, e.suspect.is("a"))
 		assert.True(t, e.suspect.is("b"), "an attempt that is to be made again stays under suspicion")
 	})
