@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"io"
+	"log/slog"
 	"net"
 	"testing"
 	"time"
@@ -111,7 +112,8 @@ func TestBounds_saysWhatALeaseMustExceed(t *testing.T) {
 }
 
 func TestPing_saysThatNobodyListens(t *testing.T) {
-	b, err := rabbitmqbroker.NewFromURL(nobody, rabbitmqbroker.WithReconnectBackoff(time.Hour, time.Hour))
+	b, err := rabbitmqbroker.NewFromURL(nobody, rabbitmqbroker.WithReconnectBackoff(time.Hour, time.Hour),
+		rabbitmqbroker.WithLogger(slog.New(slog.DiscardHandler)))
 	require.NoError(t, err)
 	defer func() { require.NoError(t, b.Close()) }()
 	for range 3 { // each asks anew, whatever the backoff
@@ -125,7 +127,7 @@ func TestPing_saysThatNobodyListens(t *testing.T) {
 }
 
 func TestPublish_withoutABrokerGivesUpWithItsContextAndSaysWhy(t *testing.T) {
-	b, err := rabbitmqbroker.NewFromURL(nobody)
+	b, err := rabbitmqbroker.NewFromURL(nobody, rabbitmqbroker.WithLogger(slog.New(slog.DiscardHandler)))
 	require.NoError(t, err)
 	defer func() { require.NoError(t, b.Close()) }()
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)

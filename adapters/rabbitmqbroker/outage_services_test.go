@@ -111,14 +111,15 @@ func (l *load) end(url string) {
 	<-l.received
 	require.Len(l.t, l.confirms, len(l.handed))
 	for i := range l.handed {
-		require.Contains(l.t, l.confirms, l.handed[i].ID)
+		_, confirmed := l.confirms[l.handed[i].ID]
+		require.True(l.t, confirmed, "no confirm for %q", l.handed[i].ID)
 	}
 	require.Less(l.t, l.longest, callTimeout+5*time.Second, "a call of Publish was held past its context")
 
 	there := consumeAll(l.t, url, "orders")
 	for id, c := range l.confirms {
 		if c.Outcome == reliable.Acked {
-			require.Contains(l.t, there, id, "acked and lost")
+			require.Positive(l.t, there[id], "%q was acked and is lost", id)
 		}
 	}
 	duplicates := 0

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -141,10 +142,19 @@ func (f *fakeChannel) tags() int {
 type bench struct {
 	t *testing.T
 	*fakeChannel
-	s        *session
-	stop     context.CancelFunc
-	confirms map[reliable.ID][]reliable.Confirm
-	cause    chan error
+	s     *session
+	stop  context.CancelFunc
+	cause chan error
+
+	delivery  sync.Mutex
+	delivered map[reliable.ID][]reliable.Confirm
+}
+
+// confirms returns what was delivered so far.
+func (b *bench) confirms() map[reliable.ID][]reliable.Confirm {
+	b.delivery.Lock()
+	defer b.delivery.Unlock()
+	return maps.Clone(b.delivered)
 }
 
 const (
@@ -156,17 +166,16 @@ const (
 func newBench(t *testing.T, change ...func(*sessionConfig)) *bench {
 	t.Helper()
 	b := &bench{
-		t: t, fakeChannel: newFakeChannel(100), confirms: make(map[reliable.ID][]reliable.Confirm), cause: make(chan error, 1),
+		t: t, fakeChannel: newFakeChannel(100), delivered: make(map[reliable.ID][]reliable.Confirm), cause: make(chan error, 1),
 	}
-	var mu sync.Mutex
 	config := sessionConfig{
 		confirmTimeout: testConfirmTimeout, blockedTimeout: testBlockedTimeout, mandatory: true,
 		onBlocking: func(amqp.Blocking) {}, onReturn: func(string) {},
 		deliver: func(confirms []reliable.Confirm) {
-			mu.Lock()
-			defer mu.Unlock()
+			b.delivery.Lock()
+			defer b.delivery.Unlock()
 			for _, c := range confirms {
-				b.confirms[c.ID] = append(b.confirms[c.ID], c)
+				b.delivered[c.ID] = append(b.delivered[c.ID], c)
 			}
 		},
 	}
@@ -204,9 +213,10 @@ func (b *bench) end() error {
 // outcome requires that there is one confirm.
 func (b *bench) outcome(id reliable.ID) reliable.Confirm {
 	b.t.Helper()
-	require.Len(b.t, b.confirms[id], 1, "confirms of %q", id)
-	require.EqualValues(b.t, 7, b.confirms[id][0].Fence)
-	return b.confirms[id][0]
+	confirms := b.confirms()[id]
+	require.Len(b.t, confirms, 1, "confirms of %q", id)
+	require.EqualValues(b.t, 7, confirms[0].Fence)
+	return confirms[0]
 }
 
 func (b *bench) requireOutcome(id reliable.ID, want reliable.Outcome) reliable.Confirm {
@@ -247,7 +257,7 @@ func TestSession_oneAckForSeveralConfirmsEachOfThem(t *testing.T) {
 		for _, id := range []reliable.ID{"a", "b", "c"} {
 			b.requireOutcome(id, reliable.Acked)
 		}
-		require.Empty(t, b.confirms["d"])
+		require.Empty(t, b.confirms()["d"])
 		b.answer(4, true, false)
 		synctest.Wait()
 		b.requireOutcome("d", reliable.Nacked)
@@ -267,7 +277,7 @@ func TestSession_anAckForATagOfAnotherSessionConfirmsNothing(t *testing.T) {
 		fresh.offer("b")
 		old.answer(1, true, true) // a late ack of the old channel's tag 1, which is b's tag on the new one
 		fresh.settle()
-		require.Empty(t, fresh.confirms)
+		require.Empty(t, fresh.confirms())
 		old.requireOutcome("a", reliable.Unknown)
 		fresh.answer(1, false, true)
 		synctest.Wait()
@@ -358,7 +368,7 @@ func TestSession_anAnswerIsNotHeldUpByAnUnansweredOneBeforeIt(t *testing.T) {
 		b.answer(2, false, true)
 		b.answer(3, false, false)
 		b.settle()
-		require.Empty(t, b.confirms["slow"])
+		require.Empty(t, b.confirms()["slow"])
 		b.requireOutcome("b", reliable.Acked)
 		b.requireOutcome("c", reliable.Nacked)
 		_ = b.end()
@@ -391,7 +401,7 @@ func TestSession_aBlockedBrokerHasLongerButNotForEver(t *testing.T) {
 		b.offer("a")
 		b.blocked <- amqp.Blocking{Active: true}
 		time.Sleep(testConfirmTimeout + time.Second)
-		require.Empty(t, b.confirms)
+		require.Empty(t, b.confirms())
 		require.ErrorIs(t, <-b.cause, errNoConfirm)
 		require.WithinRange(t, time.Now(), began.Add(testBlockedTimeout), began.Add(testBlockedTimeout+time.Second))
 	})
@@ -539,18 +549,19 @@ func randomHistory(t *testing.T, rt *rapid.T) error {
 		}
 	}
 	<-b.cause
+	confirms := b.confirms()
 	for _, id := range handed {
-		if n := len(b.confirms[id]); n != 1 {
+		if n := len(confirms[id]); n != 1 {
 			return fmt.Errorf("%s has %d confirms", id, n)
 		}
-		got, want := b.confirms[id][0].Outcome, said[id]
+		got, want := confirms[id][0].Outcome, said[id]
 		// A nack that the end of the channel overtook looks like the end of the channel.
 		if got != want && (settled || want != reliable.Nacked || got != reliable.Unknown) {
 			return fmt.Errorf("%s is %v, the broker said %v", id, got, want)
 		}
 	}
-	if len(b.confirms) != len(handed) {
-		return fmt.Errorf("%d ids have confirms, %d were handed over", len(b.confirms), len(handed))
+	if len(confirms) != len(handed) {
+		return fmt.Errorf("%d ids have confirms, %d were handed over", len(confirms), len(handed))
 	}
 	assert.Empty(t, b.s.entries)
 	return nil

@@ -20,6 +20,9 @@ func (b *Broker) keepConnected() {
 	backoff := b.backoffMin
 	for b.life.Err() == nil {
 		l, conn, err := b.openLink(b.life)
+		if b.life.Err() != nil && err != nil {
+			return
+		}
 		if err != nil {
 			b.disconnected(err, true)
 			b.logger.Warn("rabbitmqbroker: cannot connect, will try again", "error", err)

@@ -84,9 +84,9 @@ func receive(t testing.TB, src reliable.ConfirmSource, batch []reliable.Attempt)
 		got, err := src.Receive(ctx, 1000)
 		require.NoError(t, err, "after %d of %d confirms", len(confirms), len(batch))
 		for _, c := range got {
-			require.Contains(t, wanted, c.ID)
-			require.Equal(t, wanted[c.ID], c.Fence)
-			require.NotContains(t, confirms, c.ID, "a second confirm")
+			fence, known := wanted[c.ID]
+			_, twice := confirms[c.ID]
+			require.True(t, known && fence == c.Fence && !twice, "%+v: known %v, fence %d, twice %v", c, known, fence, twice)
 			confirms[c.ID] = c
 		}
 	}
