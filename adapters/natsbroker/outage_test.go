@@ -62,10 +62,7 @@ func TestDeduplication_holdsAcrossARestartOfTheServer(t *testing.T) {
 	receive(t, b, len(batch))
 	require.NoError(t, server.Restart(t.Context()))
 
-	publish(t, b, batch)
-	for _, confirm := range receive(t, b, len(batch)) {
-		assert.Equal(t, reliable.Acked, confirm.Outcome, "a copy that the stream has is acked: %v", confirm.Err)
-	}
+	publishUntilAcked(t, b, batch) // a copy that the stream has is acked
 	assert.Equal(t, len(batch), stored(t, server, "orders"))
 }
 

@@ -46,10 +46,7 @@ func take(t *testing.T, messages <-chan *message.Message) *message.Message {
 func send(t *testing.T, b *natsbroker.Broker, topic string, n int) []reliable.Attempt {
 	t.Helper()
 	batch := attempts(topic, n)
-	publish(t, b, batch)
-	for _, confirm := range receive(t, b, n) {
-		require.Equal(t, reliable.Acked, confirm.Outcome, confirm.Err)
-	}
+	publishUntilAcked(t, b, batch)
 	return batch
 }
 

@@ -99,6 +99,27 @@ func outcome(t *testing.T, b *natsbroker.Broker, env reliable.Envelope) reliable
 	return receive(t, b, 1)[env.ID]
 }
 
+// publishUntilAcked publishes batch, and again what is unknown because a restarted server's connection was not yet noticed
+// to be lost.
+func publishUntilAcked(t *testing.T, b *natsbroker.Broker, batch []reliable.Attempt) {
+	t.Helper()
+	for left := batch; len(left) > 0; {
+		publish(t, b, left)
+		confirms := receive(t, b, len(left))
+		var unknown []reliable.Attempt
+		for i := range left {
+			switch confirm := confirms[left[i].ID]; confirm.Outcome {
+			case reliable.Acked:
+			case reliable.Unknown:
+				unknown = append(unknown, left[i])
+			default:
+				require.Fail(t, "neither acked nor unknown", "%v: %v", confirm.Outcome, confirm.Err)
+			}
+		}
+		left = unknown
+	}
+}
+
 // drained closes b and counts what remains to be received.
 func drained(t *testing.T, b *natsbroker.Broker) (confirms []reliable.Confirm) {
 	t.Helper()
