@@ -201,8 +201,8 @@ func ExampleSender_Publish() {
 		return
 	}
 	statuses, err := receipt.Wait(ctx)
-	fmt.Println(statuses, err)
-	// Output: [confirmed] <nil>
+	fmt.Println(statuses[0], err)
+	// Output: confirmed <nil>
 }
 
 // One pass over what is due, for cron.
