@@ -31,7 +31,8 @@ func NewID() ID {
 
 	// 48 bits of milliseconds, then 12 bits of the millisecond's fraction, as RFC 9562 section 6.2 method 3 has it.
 	now := time.Now()
-	tick := uint64(now.UnixMilli())<<12 | uint64(now.Nanosecond()%int(time.Millisecond))<<12/uint64(time.Millisecond) //nolint:gosec // the clock is after 1970
+	milli, fraction := uint64(now.UnixMilli()), uint64(now.Nanosecond()%int(time.Millisecond)) //nolint:gosec // after 1970
+	tick := milli<<12 | fraction<<12/uint64(time.Millisecond)
 	lastID.Lock()
 	if tick <= lastID.tick {
 		tick = lastID.tick + 1

@@ -64,7 +64,8 @@ func (l Limits) Check(env *Envelope) error {
 		return Invalid("Topic", "is empty; name the topic that the message goes to")
 	}
 	if over(len(env.Payload), l.Payload) {
-		return Invalid("Payload", "has %d bytes, at most %d are allowed; store large content elsewhere and send a reference", len(env.Payload), l.Payload)
+		return Invalid("Payload", "has %d bytes, at most %d are allowed; store large content elsewhere and send a reference",
+			len(env.Payload), l.Payload)
 	}
 	if env.Delay < 0 || env.Delay > maxDuration {
 		return Invalid("Delay", "is %v, must lie between 0 and %v", env.Delay, maxDuration)
@@ -88,7 +89,8 @@ func (l Limits) checkMetadata(metadata map[string]string) error {
 		case key == "":
 			return Invalid("Metadata", "has an empty key")
 		case Reserved(key):
-			return Invalid("Metadata", "key %q begins with %q, which is reserved; use EnvelopeOf for a message that was received", key, ReservedPrefix)
+			return Invalid("Metadata", "key %q begins with %q, which is reserved; use EnvelopeOf for a message that was received",
+				key, ReservedPrefix)
 		}
 		if problem := badText(key); problem != "" {
 			return Invalid("Metadata", "key %q %s", strings.ToValidUTF8(key, "?"), problem)
