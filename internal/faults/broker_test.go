@@ -72,7 +72,7 @@ func TestBrokerFault_losesNothingFailsNothingAndHealsByItself(t *testing.T) {
 			}
 			r := newRig(t, rigConfig{database: fault.database(t), amqpURL: amqpURL})
 			r.createOrders()
-			stop := r.load(8, 5*time.Millisecond)
+			stop := r.load(4, 20*time.Millisecond, never)
 			require.Eventually(t, func() bool { return r.seen.outcome(reliable.Acked) > 500 }, time.Minute, 10*time.Millisecond)
 			goroutines := runtime.NumGoroutine()
 

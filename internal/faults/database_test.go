@@ -19,10 +19,11 @@ import (
 type database struct {
 	Driver string // mysql or pgx
 	DSN    string
+	Roomy  bool // stores metadata that no broker takes
 }
 
-func mariaDB(t testing.TB) database  { return database{"mysql", testenv.MariaDB(t)} }
-func postgres(t testing.TB) database { return database{"pgx", testenv.Postgres(t)} }
+func mariaDB(t testing.TB) database  { return database{Driver: "mysql", DSN: testenv.MariaDB(t)} }
+func postgres(t testing.TB) database { return database{Driver: "pgx", DSN: testenv.Postgres(t)} }
 
 // databases are the makers of the shared servers' databases, by name.
 var databases = map[string]func(testing.TB) database{"mariadb": mariaDB, "postgres": postgres}
@@ -42,14 +43,18 @@ func (d database) open(ctx context.Context) (*sql.DB, reliable.Store, error) {
 	}
 	db.SetMaxOpenConns(20)
 	db.SetMaxIdleConns(20)
+	limits := reliable.DefaultLimits()
+	if d.Roomy {
+		limits.Metadata = 1 << 20
+	}
 	if d.Driver == "pgx" {
-		store, err := postgresstore.New(db)
+		store, err := postgresstore.New(db, postgresstore.WithLimits(limits))
 		if err != nil {
 			return nil, nil, err
 		}
 		return db, store, store.Migrate(ctx)
 	}
-	store, err := mysqlstore.New(db)
+	store, err := mysqlstore.New(db, mysqlstore.WithLimits(limits))
 	if err != nil {
 		return nil, nil, err
 	}
