@@ -26,20 +26,21 @@ type pgxConn struct{ on executor }
 
 func (c pgxConn) Exec(ctx context.Context, query string, args ...any) (int64, error) {
 	tag, err := c.on.Exec(ctx, query, args...)
-	return tag.RowsAffected(), unsent(err)
+	return tag.RowsAffected(), unsent(err, args)
 }
 
 func (c pgxConn) Query(ctx context.Context, query string, args ...any) (sqlstore.Rows, error) {
 	rows, err := c.on.Query(ctx, query, args...)
 	if err != nil {
-		return nil, unsent(err)
+		return nil, unsent(err, args)
 	}
 	return pgxRows{rows}, nil
 }
 
-// unsent marks, as database/sql does, the errors by which nothing was sent because the connection was dead already.
-func unsent(err error) error {
-	if err != nil && pgconn.SafeToRetry(err) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+// unsent marks, as database/sql does, the errors by which nothing was sent because the connection was dead already. pgx
+// can tell for statements with arguments only.
+func unsent(err error, args []any) error {
+	if len(args) > 0 && pgconn.SafeToRetry(err) && !pgconn.Timeout(err) && !errors.Is(err, context.Canceled) {
 		return errors.Join(driver.ErrBadConn, err)
 	}
 	return err
@@ -86,13 +87,9 @@ type pgxTx struct {
 	tx pgx.Tx
 }
 
-func (t *pgxTx) Commit(ctx context.Context) error { return t.tx.Commit(ctx) }
+func (t *pgxTx) Commit(ctx context.Context) error { return commit(ctx, t.tx) }
 
-func (t *pgxTx) Rollback() {
-	ctx, cancel := context.WithTimeout(context.Background(), rollbackTimeout)
-	defer cancel()
-	_ = t.tx.Rollback(ctx)
-}
+func (t *pgxTx) Rollback() { _ = rollback(context.Background(), t.tx) }
 
 // rollbackTimeout is how long a rollback may take; the connection is closed then, and the server rolls back by itself.
 const rollbackTimeout = 5 * time.Second
@@ -105,22 +102,31 @@ type pgxNative struct {
 
 func (n *pgxNative) Native() any { return n.tx }
 
-func (n *pgxNative) Commit(ctx context.Context) error {
+func (n *pgxNative) Commit(ctx context.Context) error { return commit(ctx, n.tx) }
+
+// commit tells the cases in which COMMIT was certainly not sent.
+func commit(ctx context.Context, tx pgx.Tx) error {
 	if err := ctx.Err(); err != nil {
-		_ = n.Rollback(ctx)
+		_ = rollback(ctx, tx)
 		return sqlstore.NotCommitted(err)
 	}
-	return n.tx.Commit(ctx)
+	if tx.Conn().IsClosed() {
+		_ = rollback(ctx, tx)
+		return sqlstore.NotCommitted(pgconn.ErrConnClosed)
+	}
+	return tx.Commit(ctx)
 }
 
-func (n *pgxNative) Rollback(ctx context.Context) error {
+func rollback(ctx context.Context, tx pgx.Tx) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), rollbackTimeout)
 	defer cancel()
-	if err := n.tx.Rollback(ctx); err != nil && !errors.Is(err, pgx.ErrTxClosed) {
+	if err := tx.Rollback(ctx); err != nil && !errors.Is(err, pgx.ErrTxClosed) {
 		return err
 	}
 	return nil
 }
+
+func (n *pgxNative) Rollback(ctx context.Context) error { return rollback(ctx, n.tx) }
 
 // pgxBeginner is what *pgxpool.Pool, *pgxpool.Conn and *pgx.Conn have in common.
 type pgxBeginner interface {

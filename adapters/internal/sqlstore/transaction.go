@@ -103,10 +103,13 @@ func (t *transaction) Enqueue(
 	return stored, err
 }
 
-// note remembers that the database has rolled the transaction back: what is executed on it from now on would take effect
-// outside of it.
+// note remembers that the database has rolled the transaction back, where what is executed from now on would take effect
+// outside of it, or that the connection is gone, where an answer to COMMIT would tell less than is known already.
 func (t *transaction) note(err error) {
-	if err != nil && t.broken == nil && t.store.dialect.Ended(err) {
+	if err == nil || errors.Is(err, reliable.ErrConflict) || errors.Is(err, reliable.ErrInvalid) {
+		return
+	}
+	if t.broken == nil && (t.store.dialect.Ended(err) || t.store.dialect.Classify(err) == Lost) {
 		t.broken = err
 	}
 }
@@ -118,7 +121,7 @@ func (t *transaction) Commit(ctx context.Context) error {
 	t.ended = true
 	if t.broken != nil {
 		_ = t.native.Rollback(ctx)
-		return t.store.fail("commit", fmt.Errorf("the database has rolled the transaction back: %w", t.broken))
+		return t.store.fail("commit", fmt.Errorf("rolled the transaction back, because it was lost before: %w", t.broken))
 	}
 	return t.store.fail("commit", t.store.committed(t.native.Commit(ctx)))
 }
