@@ -82,9 +82,9 @@ CREATE TABLE IF NOT EXISTS {history} (
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC`),
 			w.Text(`
 CREATE TABLE IF NOT EXISTS {chore} (
-  name   VARBINARY(128) NOT NULL,
-  worker VARBINARY(128) NOT NULL,
-  until  BIGINT         NOT NULL,
+  name       VARBINARY(128) NOT NULL,
+  worker     VARBINARY(128) NOT NULL,
+  held_until BIGINT         NOT NULL,
   PRIMARY KEY (name)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC`),
 			w.Text(`
@@ -298,11 +298,11 @@ UNION ALL
 SELECT topic, 2, COUNT(*), MIN(stored_at), {now} FROM {outbox} WHERE status = 2 GROUP BY topic`),
 
 		LockChore: q(`
-SELECT worker, until, {now} FROM {chore} WHERE name = ? FOR UPDATE`),
+SELECT worker, held_until, {now} FROM {chore} WHERE name = ? FOR UPDATE`),
 		AddChore: q(`
-INSERT INTO {chore} (name, worker, until) VALUES (?, ?, {now} + ?)`),
+INSERT INTO {chore} (name, worker, held_until) VALUES (?, ?, {now} + ?)`),
 		SetChore: q(`
-UPDATE {chore} SET worker = ?, until = {now} + ? WHERE name = ?`),
+UPDATE {chore} SET worker = ?, held_until = {now} + ? WHERE name = ?`),
 		EndChore: q(`
 DELETE FROM {chore} WHERE name = ?`),
 

@@ -86,9 +86,9 @@ CREATE TABLE IF NOT EXISTS {history} (
 )`),
 			w.Text(`
 CREATE TABLE IF NOT EXISTS {chore} (
-  name   text COLLATE "C" NOT NULL PRIMARY KEY,
-  worker text COLLATE "C" NOT NULL,
-  until  bigint NOT NULL
+  name       text COLLATE "C" NOT NULL PRIMARY KEY,
+  worker     text COLLATE "C" NOT NULL,
+  held_until bigint NOT NULL
 )`),
 			w.Text(`
 CREATE TABLE IF NOT EXISTS {schema} (
@@ -292,11 +292,11 @@ UNION ALL
 SELECT topic, 2, count(*), min(stored_at), {now} FROM {outbox} WHERE status = 2 GROUP BY topic`),
 
 		LockChore: q(`
-SELECT worker, until, {now} FROM {chore} WHERE name = $1 FOR UPDATE`),
+SELECT worker, held_until, {now} FROM {chore} WHERE name = $1 FOR UPDATE`),
 		AddChore: q(`
-INSERT INTO {chore} (name, worker, until) VALUES ($1, $2, {now} + $3)`),
+INSERT INTO {chore} (name, worker, held_until) VALUES ($1, $2, {now} + $3)`),
 		SetChore: q(`
-UPDATE {chore} SET worker = $1, until = {now} + $2 WHERE name = $3`),
+UPDATE {chore} SET worker = $1, held_until = {now} + $2 WHERE name = $3`),
 		EndChore: q(`
 DELETE FROM {chore} WHERE name = $1`),
 

@@ -83,9 +83,9 @@ CREATE TABLE IF NOT EXISTS {history} (
 ) WITHOUT ROWID`),
 			w.Text(`
 CREATE TABLE IF NOT EXISTS {chore} (
-  name   TEXT    NOT NULL PRIMARY KEY,
-  worker TEXT    NOT NULL,
-  until  INTEGER NOT NULL
+  name       TEXT    NOT NULL PRIMARY KEY,
+  worker     TEXT    NOT NULL,
+  held_until INTEGER NOT NULL
 ) WITHOUT ROWID`),
 			w.Text(`
 CREATE TABLE IF NOT EXISTS {schema} (
@@ -255,11 +255,11 @@ UNION ALL
 SELECT topic, status, COUNT(*), MIN(stored_at), {now} FROM {outbox} WHERE status = 2 GROUP BY topic`),
 
 		LockChore: q(`
-SELECT worker, until, {now} FROM {chore} WHERE name = ?`),
+SELECT worker, held_until, {now} FROM {chore} WHERE name = ?`),
 		AddChore: q(`
-INSERT INTO {chore} (name, worker, until) VALUES (?, ?, {now} + ?)`),
+INSERT INTO {chore} (name, worker, held_until) VALUES (?, ?, {now} + ?)`),
 		SetChore: q(`
-UPDATE {chore} SET worker = ?, until = {now} + ? WHERE name = ?`),
+UPDATE {chore} SET worker = ?, held_until = {now} + ? WHERE name = ?`),
 		EndChore: q(`
 DELETE FROM {chore} WHERE name = ?`),
 
