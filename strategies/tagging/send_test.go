@@ -1,0 +1,557 @@
+package tagging_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/waybillmq/waybill/adapters/membroker"
+	"github.com/waybillmq/waybill/adapters/memstore"
+	"github.com/waybillmq/waybill/reliable"
+	"github.com/waybillmq/waybill/strategies/tagging"
+)
+
+func noCompensation(context.Context, *reliable.Record) error { return nil }
+
+func envelope(id string) reliable.Envelope {
+	return reliable.Envelope{ID: reliable.ID(id), Topic: "orders", Payload: []byte(id)}
+}
+
+func statusOf(t *testing.T, store *memstore.Store, id string) reliable.Status {
+	t.Helper()
+	for _, record := range store.Records() {
+		if record.ID == reliable.ID(id) {
+			return record.Status
+		}
+	}
+	require.Failf(t, "not stored", "%q", id)
+	return 0
+}
+
+func storedIDs(store *memstore.Store) (ids []string) {
+	for _, record := range store.Records() {
+		ids = append(ids, string(record.ID))
+	}
+	return ids
+}
+
+// single is a fleet of one that relays until the end of the test.
+func single(t *testing.T, store *memstore.Store, broker *membroker.Broker, opts ...tagging.Option) *process {
+	t.Helper()
+	p, err := newProcess(store, broker, opts...)
+	require.NoError(t, err)
+	p.start()
+	t.Cleanup(func() {
+		p.cancel()
+		<-p.done
+		_ = broker.Close()
+	})
+	synctest.Wait()
+	return p
+}
+
+// after lets virtual time pass, and everything come to rest.
+func after(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
+func TestInTx_commitsBusinessAndMessagesTogetherAndSendsThemFromMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, broker := memstore.New(), membroker.New()
+		p := single(t, store, broker)
+		claims := p.line.counted("claim")
+		began := time.Now()
+		require.NoError(t, tagging.InTx(t.Context(), p, nil, func(tx *memstore.Tx, out *tagging.Scope) error {
+			require.NoError(t, tx.Put("order-1", "placed"))
+			ids, err := out.SendIDs(envelope("a"), envelope("b"))
+			assert.Equal(t, []reliable.ID{"a", "b"}, ids)
+			assert.Empty(t, broker.Attempts(), "nothing is sent before the commit")
+			return err
+		}))
+		after(10 * time.Millisecond)
+		assert.Len(t, broker.Delivered("orders"), 2)
+		assert.Equal(t, began, broker.Attempts()[0].HandedOver, "right after COMMIT")
+		assert.Equal(t, reliable.Confirmed, statusOf(t, store, "a"))
+		for op, want := range map[string]int{"begin": 1, "enqueue": 1, "commit": 1, "settle": 1, "claim": claims} {
+			assert.Equal(t, want, p.line.counted(op), "%s statements", op)
+		}
+	})
+}
+
+func TestInTx_whatRollsBackIsNotSent(t *testing.T) {
+	for name, fn := range map[string]func(tx *memstore.Tx, out *tagging.Scope) error{
+		"an error": func(*memstore.Tx, *tagging.Scope) error { return errRollback },
+		"a panic":  func(*memstore.Tx, *tagging.Scope) error { panic(errRollback) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				store, broker := memstore.New(), membroker.New()
+				p := single(t, store, broker, tagging.WithMemory(1000, 1<<20))
+				var leaked *tagging.Scope
+				err := func() (err error) {
+					defer func() {
+						if panicked := recover(); panicked != nil {
+							err = panicked.(error) //nolint:forcetypeassert // the test's own
+						}
+					}()
+					return tagging.InTx(t.Context(), p, nil, func(tx *memstore.Tx, out *tagging.Scope) error {
+						leaked = out
+						require.NoError(t, tx.Put("order-1", "placed"))
+						require.NoError(t, out.Send(envelope("a")))
+						return fn(tx, out)
+					})
+				}()
+				require.ErrorIs(t, err, errRollback)
+				after(time.Minute)
+				assert.Empty(t, store.Records())
+				assert.Empty(t, store.BusinessRows())
+				assert.Empty(t, broker.Attempts())
+				require.ErrorIs(t, leaked.Send(envelope("b")), reliable.ErrClosed, "a scope must not swallow messages after its end")
+				require.ErrorIs(t, leaked.Nested(func(*tagging.Scope) error { return nil }), reliable.ErrClosed)
+			})
+		})
+	}
+}
+
+func TestInTx_aNestedScopeWithdrawsItsMessagesWhenItRollsBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, broker := memstore.New(), membroker.New()
+		p := single(t, store, broker)
+		require.NoError(t, tagging.InTx(t.Context(), p, nil, func(tx *memstore.Tx, out *tagging.Scope) error {
+			require.NoError(t, out.Send(envelope("first")))
+			err := out.Nested(func(out *tagging.Scope) error {
+				require.NoError(t, tx.Put("gone", 1))
+				require.NoError(t, out.Nested(func(out *tagging.Scope) error { return out.Send(envelope("gone-inner")) }))
+				require.NoError(t, out.Send(envelope("gone")))
+				return errRollback
+			})
+			require.ErrorIs(t, err, errRollback)
+			assert.Panics(t, func() {
+				_ = out.Nested(func(out *tagging.Scope) error {
+					require.NoError(t, tx.Put("gone", 2))
+					require.NoError(t, out.Send(envelope("gone-too")))
+					panic("lost")
+				})
+			})
+			return out.Nested(func(out *tagging.Scope) error {
+				require.NoError(t, tx.Put("kept", 1))
+				return out.Send(envelope("kept"))
+			})
+		}))
+		after(time.Second)
+		assert.Equal(t, []string{"first", "kept"}, storedIDs(store))
+		assert.Equal(t, map[string]any{"kept": 1}, store.BusinessRows())
+	})
+}
+
+func TestInTx_aCommitWhoseAnswerIsLostHandsNothingOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var lose atomic.Bool
+		store := memstore.New(memstore.WithFault(func(op memstore.Op, _ []reliable.ID) memstore.Fault {
+			if op == memstore.OpCommit && lose.Load() {
+				return memstore.Fault{After: errStore}
+			}
+			return memstore.Fault{}
+		}))
+		broker := membroker.New(membroker.WithConfirmTimeout(time.Second))
+		p := single(t, store, broker, tagging.WithLease(10*time.Second), tagging.WithWindow(3), tagging.WithMemory(4, 1<<20))
+		lose.Store(true)
+		for i := range 5 { // more than there are places: each reservation is returned
+			err := tagging.InTx(t.Context(), p, nil, func(_ *memstore.Tx, out *tagging.Scope) error {
+				return out.Send(envelope(fmt.Sprint(i)))
+			})
+			require.ErrorIs(t, err, reliable.ErrUnknown)
+			assert.Contains(t, err.Error(), "repeat with the same message IDs")
+		}
+		after(9 * time.Second)
+		assert.Empty(t, broker.Attempts(), "nobody knows whether it committed")
+		after(3 * time.Second)
+		assert.Len(t, broker.Delivered("orders"), 5, "it had: they are found when their lease ends")
+
+		lose.Store(false)
+		require.NoError(t, tagging.InTx(t.Context(), p, nil, func(_ *memstore.Tx, out *tagging.Scope) error { return out.Send(envelope("next")) }))
+		after(10 * time.Millisecond)
+		assert.Len(t, broker.Delivered("orders"), 6, "there is room in memory")
+	})
+}
+
+func TestInTx_saysWhatTheFunctionMustTake(t *testing.T) {
+	sender, err := tagging.NewSender(memstore.New())
+	require.NoError(t, err)
+	called := false
+	err = tagging.InTx(t.Context(), sender, nil, func(string, *tagging.Scope) error { called = true; return nil })
+	require.ErrorIs(t, err, reliable.ErrInvalid)
+	assert.ErrorContains(t, err, "takes a string, but the transaction on this db is a *memstore.Tx")
+	err = tagging.InTx(t.Context(), sender, nil, func(fmt.Stringer, *tagging.Scope) error { called = true; return nil })
+	assert.ErrorContains(t, err, "takes a fmt.Stringer")
+	err = tagging.InTx(t.Context(), sender, "a database", func(*memstore.Tx, *tagging.Scope) error { called = true; return nil })
+	require.ErrorIs(t, err, reliable.ErrInvalid)
+	assert.False(t, called)
+}
+
+func TestInTx_badInputIsRefusedBeforeAnythingIsStored(t *testing.T) {
+	store := memstore.New()
+	sender, err := tagging.NewSender(store, tagging.WithLimits(reliable.Limits{Payload: 3}))
+	require.NoError(t, err)
+	err = tagging.InTx(t.Context(), sender, nil, func(_ *memstore.Tx, out *tagging.Scope) error {
+		return out.Send(envelope("ok"), envelope("too long"))
+	})
+	require.ErrorIs(t, err, reliable.ErrInvalid)
+	assert.ErrorContains(t, err, "message 2 of 2")
+	assert.NotContains(t, err.Error(), "too long")
+	assert.Empty(t, store.Records())
+}
+
+func TestSend_storesInTheTransactionOfTheCaller(t *testing.T) {
+	store := memstore.New()
+	sender, err := tagging.NewSender(store)
+	require.NoError(t, err)
+	for _, commit := range []bool{false, true} {
+		tx, err := store.Begin(t.Context(), nil)
+		require.NoError(t, err)
+		ids, err := sender.Send(t.Context(), tx.Native(), envelope("a"), reliable.Envelope{Topic: "orders"})
+		require.NoError(t, err)
+		assert.Len(t, ids, 2)
+		assert.Equal(t, reliable.ID("a"), ids[0])
+		assert.Len(t, ids[1], 36)
+		if assert.Empty(t, store.Records()); commit {
+			require.NoError(t, tx.Commit(t.Context()))
+			assert.Len(t, store.Records(), 2)
+		} else {
+			require.NoError(t, tx.Rollback(t.Context()))
+			assert.Empty(t, store.Records())
+		}
+	}
+	_, err = sender.Send(t.Context(), "no transaction", envelope("b"))
+	require.ErrorIs(t, err, reliable.ErrInvalid)
+}
+
+func TestPublisher_storesWhatWatermillPublishesAndStripsWhatAReceivedMessageCarries(t *testing.T) {
+	store := memstore.New()
+	sender, err := tagging.NewSender(store, tagging.WithCapture(func(context.Context) map[string]string {
+		return map[string]string{"traceparent": "captured", "tenant": "captured"}
+	}))
+	require.NoError(t, err)
+	received := message.NewMessage("order-1", message.Payload("paid"))
+	received.Metadata = message.Metadata{
+		"name": "OrderPaid", "tenant": "its own", reliable.HeaderVersion: reliable.WireVersion, reliable.HeaderKey: "customer-7", "waybill-future": "x",
+	}
+	tx, err := store.Begin(t.Context(), nil)
+	require.NoError(t, err)
+	inTx, err := sender.Publisher(t.Context(), tx.Native())
+	require.NoError(t, err)
+	require.NoError(t, inTx.Publish("payments", received, message.NewMessage("", nil)))
+	require.NoError(t, inTx.Publish("payments"))
+	require.NoError(t, inTx.Close())
+	require.NoError(t, tx.Commit(t.Context()))
+
+	require.NoError(t, tagging.InTx(t.Context(), sender, nil, func(_ *memstore.Tx, out *tagging.Scope) error {
+		return out.Publisher().Publish("payments", message.NewMessage("order-2", nil))
+	}))
+	records := store.Records()
+	require.Len(t, records, 3)
+	assert.Equal(t, reliable.ID("order-1"), records[0].ID)
+	assert.Equal(t, "customer-7", records[0].Key)
+	assert.Equal(t, map[string]string{"name": "OrderPaid", "tenant": "its own", "traceparent": "captured"}, records[0].Metadata)
+	assert.Len(t, records[1].ID, 36, "a message without UUID is given an ID")
+	assert.Equal(t, reliable.ID("order-2"), records[2].ID)
+	assert.NotContains(t, received.Metadata, "traceparent", "the caller's message is not touched")
+}
+
+func TestPublish_isStoredBeforeRunAndSentByIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, broker := memstore.New(), membroker.New()
+		p, err := newProcess(store, broker)
+		require.NoError(t, err)
+		assert.False(t, p.Running())
+		receipt, err := p.Publish(t.Context(), envelope("a"))
+		require.NoError(t, err)
+		after(time.Hour)
+		assert.Equal(t, reliable.Pending, statusOf(t, store, "a"))
+		p.start()
+		statuses, err := receipt.Wait(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, []reliable.Status{reliable.Confirmed}, statuses)
+		require.NoError(t, p.stop())
+	})
+}
+
+func TestPublish_ofASenderIsFoundByTheRelayOfAnotherProcess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, broker := memstore.New(), membroker.New()
+		single(t, store, broker)
+		sender, err := tagging.NewSender(deaf{store})
+		require.NoError(t, err)
+		began := time.Now()
+		receipt, err := sender.Publish(t.Context(), envelope("a"))
+		require.NoError(t, err)
+		_, err = receipt.Wait(t.Context())
+		require.NoError(t, err)
+		assert.Less(t, broker.Attempts()[0].HandedOver.Sub(began), time.Second, "without a wake-up too")
+	})
+}
+
+// deaf is a store whose wake-ups get lost.
+type deaf struct{ *memstore.Store }
+
+func (deaf) Wake(context.Context) error { return nil }
+
+// enqueueLog is a store that lets one statement pass at a time and remembers what it held.
+type enqueueLog struct {
+	reliable.Store
+	gate chan struct{}
+	fail func(envs []reliable.Envelope) error
+
+	mu         sync.Mutex
+	statements []string
+}
+
+func (l *enqueueLog) Enqueue(ctx context.Context, req reliable.EnqueueRequest, envs ...reliable.Envelope) ([]reliable.Stored, error) {
+	var ids []string
+	for i := range envs {
+		ids = append(ids, string(envs[i].ID))
+	}
+	l.mu.Lock()
+	l.statements = append(l.statements, strings.Join(ids, " "))
+	l.mu.Unlock()
+	select {
+	case <-l.gate:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if l.fail != nil {
+		if err := l.fail(envs); err != nil {
+			return nil, err
+		}
+	}
+	return l.Store.Enqueue(ctx, req, envs...)
+}
+
+func (l *enqueueLog) log() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return append([]string(nil), l.statements...)
+}
+
+// publishing starts a call of Publish and returns where its error appears.
+func publishing(ctx context.Context, s *tagging.Sender, envs ...reliable.Envelope) <-chan error {
+	result := make(chan error, 1)
+	go func() {
+		_, err := s.Publish(ctx, envs...)
+		result <- err
+	}()
+	synctest.Wait()
+	return result
+}
+
+func TestPublish_concurrentCallersShareStatementsWithinTheBounds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &enqueueLog{Store: memstore.New(), gate: make(chan struct{})}
+		sender, err := tagging.NewSender(log, tagging.WithGroupCommit(3, 1000, 1))
+		require.NoError(t, err)
+		large := envelope("large")
+		large.Payload = make([]byte, 990)
+		results := []<-chan error{
+			publishing(t.Context(), sender, envelope("a")), publishing(t.Context(), sender, envelope("b")), publishing(t.Context(), sender, envelope("c"), envelope("d")),
+			publishing(t.Context(), sender, envelope("e")), publishing(t.Context(), sender, large), publishing(t.Context(), sender, envelope("f")),
+			publishing(t.Context(), sender, envelope("g"), envelope("h"), envelope("i"), envelope("j")),
+		}
+		close(log.gate)
+		for _, result := range results {
+			assert.NoError(t, <-result)
+		}
+		assert.Equal(t, []string{"a", "b c d", "e", "large", "f", "g h i j"}, log.log())
+	})
+}
+
+func TestPublish_oneBadCallDoesNotFailTheOthers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := memstore.New()
+		log := &enqueueLog{Store: store, gate: make(chan struct{})}
+		sender, err := tagging.NewSender(log, tagging.WithGroupCommit(100, 1<<20, 1))
+		require.NoError(t, err)
+		first := publishing(t.Context(), sender, envelope("a"))
+		conflicting := envelope("a")
+		conflicting.Payload = []byte("something else")
+		good, bad, alsoGood := publishing(t.Context(), sender, envelope("b")), publishing(t.Context(), sender, conflicting, envelope("x")), publishing(t.Context(), sender, envelope("c"))
+		close(log.gate)
+		for _, result := range []<-chan error{first, good, alsoGood} {
+			assert.NoError(t, <-result)
+		}
+		require.ErrorIs(t, <-bad, reliable.ErrConflict)
+		assert.ElementsMatch(t, []string{"a", "b", "c"}, storedIDs(store))
+	})
+}
+
+func TestPublish_aCallThatIsNotUnderWayIsWithdrawnWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := memstore.New()
+		log := &enqueueLog{Store: store, gate: make(chan struct{})}
+		sender, err := tagging.NewSender(log, tagging.WithGroupCommit(100, 1<<20, 1))
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		underWay, waiting, other := publishing(ctx, sender, envelope("a")), publishing(ctx, sender, envelope("b")), publishing(t.Context(), sender, envelope("c"))
+		cancel()
+		err = <-underWay
+		require.ErrorIs(t, err, reliable.ErrUnknown, "its statement runs on")
+		require.ErrorIs(t, err, context.Canceled)
+		err = <-waiting
+		require.ErrorIs(t, err, reliable.ErrNotStored)
+		require.NotErrorIs(t, err, reliable.ErrUnknown)
+		_, err = sender.Publish(ctx, envelope("d"))
+		require.ErrorIs(t, err, reliable.ErrNotStored)
+		close(log.gate)
+		require.NoError(t, <-other)
+		assert.ElementsMatch(t, []string{"a", "c"}, storedIDs(store))
+	})
+}
+
+func TestPublish_aStoreThatFailsOrHangsIsNotStored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &enqueueLog{Store: memstore.New(), gate: make(chan struct{})}
+		sender, err := tagging.NewSender(log, tagging.WithStoreTimeout(time.Second))
+		require.NoError(t, err)
+		began := time.Now()
+		_, err = sender.Publish(t.Context(), envelope("a"))
+		require.ErrorIs(t, err, reliable.ErrNotStored)
+		assert.Equal(t, time.Second, time.Since(began))
+		log.fail = func([]reliable.Envelope) error { return errStore }
+		close(log.gate)
+		_, err = sender.Publish(t.Context(), envelope("a"))
+		require.ErrorIs(t, err, reliable.ErrNotStored)
+		require.ErrorIs(t, err, errStore)
+	})
+}
+
+func TestPublish_aWakeUpThatHangsHoldsNobodyUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := memstore.New(memstore.WithFault(func(op memstore.Op, _ []reliable.ID) memstore.Fault {
+			return memstore.Fault{HangBefore: op == memstore.OpWake}
+		}))
+		sender, err := tagging.NewSender(store)
+		require.NoError(t, err)
+		began := time.Now()
+		for i := range 10 {
+			_, err = sender.Publish(t.Context(), envelope(fmt.Sprint(i)))
+			require.NoError(t, err)
+		}
+		require.NoError(t, tagging.InTx(t.Context(), sender, nil, func(_ *memstore.Tx, out *tagging.Scope) error { return out.Send(envelope("in tx")) }))
+		assert.Equal(t, began, time.Now())
+		after(time.Minute) // the wake-ups give up
+	})
+}
+
+func TestPublish_waitsWhileTheMemoryIsFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, broker := memstore.New(), membroker.New(membroker.WithLatency(5*time.Second))
+		p := single(t, store, broker, tagging.WithWindow(8), tagging.WithMemory(8, 1<<20))
+		for i := range 6 { // the last quarter belongs to claims
+			_, err := p.Publish(t.Context(), envelope(fmt.Sprint(i)))
+			require.NoError(t, err)
+		}
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := p.Publish(ctx, envelope("impatient"))
+		require.ErrorIs(t, err, reliable.ErrNotStored)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		_, err = p.Publish(t.Context(), envelope("patient"))
+		require.NoError(t, err)
+		assert.Less(t, time.Since(began), 6*time.Second)
+		assert.GreaterOrEqual(t, time.Since(began), 4*time.Second)
+		assert.NotContains(t, storedIDs(store), "impatient")
+	})
+}
+
+func TestReceipt_tellsEachWaiterOfAnIDItsOutcome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, broker := memstore.New(), membroker.New(membroker.WithLatency(time.Second), membroker.WithScript(func(a membroker.Attempt) membroker.Verdict {
+			if a.ID == "bad" {
+				return membroker.Verdict{Act: membroker.Reject}
+			}
+			return membroker.Verdict{}
+		}))
+		p := single(t, store, broker)
+		first, err := p.Publish(t.Context(), envelope("good"), envelope("bad"), envelope("good"))
+		require.NoError(t, err)
+		assert.Equal(t, []reliable.ID{"good", "bad", "good"}, first.IDs())
+		second, err := p.Publish(t.Context(), envelope("good"))
+		require.NoError(t, err)
+		want := []reliable.Status{reliable.Confirmed, reliable.Failed, reliable.Confirmed}
+		var waiters sync.WaitGroup
+		for range 3 {
+			waiters.Go(func() {
+				statuses, err := first.Wait(t.Context())
+				assert.NoError(t, err)
+				assert.Equal(t, want, statuses)
+				statuses, err = second.Wait(t.Context())
+				assert.NoError(t, err)
+				assert.Equal(t, want[:1], statuses)
+			})
+		}
+		waiters.Wait()
+		assert.Len(t, broker.Delivered("orders"), 1)
+
+		known, err := p.Publish(t.Context(), envelope("good"), envelope("bad"))
+		require.NoError(t, err)
+		began := time.Now()
+		statuses, err := known.Wait(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, want[:2], statuses, "what was settled before is known at once")
+		assert.Equal(t, began, time.Now())
+	})
+}
+
+func TestReceipt_waitingEndsWithItsContextAndCanBeTakenUpAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, broker := memstore.New(), membroker.New(membroker.WithLatency(10*time.Second))
+		p := single(t, store, broker)
+		receipt, err := p.Publish(t.Context(), envelope("a"))
+		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		statuses, err := receipt.Wait(ctx)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		assert.Equal(t, []reliable.Status{reliable.Pending}, statuses)
+		statuses, err = receipt.Wait(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, []reliable.Status{reliable.Confirmed}, statuses)
+	})
+}
+
+func TestReceipt_learnsWhatAnotherProcessRecorded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, broker := memstore.New(), membroker.New(membroker.WithConfirmTimeout(time.Second))
+		p := single(t, store, broker, tagging.WithLease(5*time.Second))
+		sender, err := newProcess(store, broker, tagging.WithLease(5*time.Second))
+		require.NoError(t, err)
+		sender.start()
+		synctest.Wait()
+		receipt, err := sender.Publish(t.Context(), envelope("a"))
+		require.NoError(t, err)
+		empty, err := sender.Publish(t.Context())
+		require.NoError(t, err)
+		statuses, err := empty.Wait(t.Context())
+		require.NoError(t, err)
+		assert.Empty(t, statuses)
+
+		sender.cancel()
+		<-sender.done
+		statuses, err = receipt.Wait(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, []reliable.Status{reliable.Confirmed}, statuses)
+		assert.True(t, p.Running())
+		require.NotErrorIs(t, errors.Join(), reliable.ErrDrain)
+	})
+}
