@@ -333,6 +333,19 @@ func TestSession_whatTheClientGivesUpBecauseTheConnectionDiedIsUnknown(t *testin
 	})
 }
 
+func TestSession_aReturnJustBeforeTheEndIsReturned(t *testing.T) {
+	for range 50 { // which of the two the session sees first is chance
+		synctest.Test(t, func(t *testing.T) {
+			b := newBench(t)
+			b.offer("a")
+			b.sendBack(1)
+			b.die(nil)
+			<-b.cause
+			b.requireOutcome("a", reliable.Returned)
+		})
+	}
+}
+
 func TestSession_aloneTheServersCloseCodeDecides(t *testing.T) {
 	for _, test := range []struct {
 		reason *amqp.Error

@@ -39,42 +39,18 @@ func TestWire_closeLetsTheLastBytesOut(t *testing.T) {
 	require.ErrorIs(t, err, net.ErrClosed)
 }
 
-func TestWire_abortFreesAWriterThatThePeerDoesNotReadFrom(t *testing.T) {
-	near, _ := tcpPair(t)
-	w := newWire(near)
-	written := make(chan error, 1)
-	go func() {
-		chunk := make([]byte, 64<<10)
-		for {
-			if _, err := w.Write(chunk); err != nil {
-				written <- err
-				return
-			}
-		}
-	}()
-	require.Eventually(t, func() bool {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		return len(w.buf) >= wireBuffer
-	}, 30*time.Second, time.Millisecond)
-	w.abort()
-	require.ErrorIs(t, <-written, net.ErrClosed)
-	<-w.gone
-}
-
-func TestWire_closeDoesNotWaitForAPeerThatDoesNotRead(t *testing.T) {
-	near, _ := tcpPair(t)
+// stuckWire returns a wire whose peer reads nothing, with more written to it than the sockets take.
+func stuckWire(t *testing.T) *wire {
+	t.Helper()
+	near, far := tcpPair(t)
+	require.NoError(t, near.(*net.TCPConn).SetWriteBuffer(4096))
+	require.NoError(t, far.(*net.TCPConn).SetReadBuffer(4096))
 	w := newWire(near)
 	for w.fits() {
-		_, err := w.Write(make([]byte, 64<<10))
+		_, err := w.Write(make([]byte, wireBuffer/4))
 		require.NoError(t, err)
 	}
-	require.NoError(t, w.Close())
-	select {
-	case <-w.gone:
-	case <-time.After(30 * lastWords):
-		require.Fail(t, "the socket stays open")
-	}
+	return w
 }
 
 // fits reports whether the next Write returns at once.
@@ -82,6 +58,32 @@ func (w *wire) fits() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return len(w.buf) < wireBuffer
+}
+
+func TestWire_abortFreesAWriterThatThePeerDoesNotReadFrom(t *testing.T) {
+	w := stuckWire(t)
+	written := make(chan error, 1)
+	go func() {
+		for {
+			if _, err := w.Write(make([]byte, wireBuffer)); err != nil {
+				written <- err
+				return
+			}
+		}
+	}()
+	w.abort()
+	require.ErrorIs(t, <-written, net.ErrClosed)
+	<-w.gone
+}
+
+func TestWire_closeDoesNotWaitForAPeerThatDoesNotRead(t *testing.T) {
+	w := stuckWire(t)
+	require.NoError(t, w.Close())
+	select {
+	case <-w.gone:
+	case <-time.After(30 * lastWords):
+		require.Fail(t, "the socket stays open")
+	}
 }
 
 func TestWire_aSocketThatFailedIsLeftToTheReader(t *testing.T) {
