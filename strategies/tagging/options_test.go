@@ -82,9 +82,9 @@ func TestNew_eachOptionRefusesWhatMakesNoSense(t *testing.T) {
 
 func TestNew_reportsAllContradictionsTogether(t *testing.T) {
 	broker := membroker.New(membroker.WithConfirmTimeout(10 * time.Second))
-	handler := func(_ struct{}) tagging.Option { return tagging.WithFailedHandler("topic", noCompensation) }
+	handler := tagging.WithFailedHandler("topic", noCompensation)
 	_, err := tagging.New(memstore.New(), broker, broker, tagging.WithLease(10*time.Second), tagging.WithWindow(0), tagging.WithMemory(10, 10),
-		tagging.Classic(time.Minute, 3), tagging.WithFailureBudget(3, time.Minute), handler(struct{}{}), handler(struct{}{}))
+		tagging.Classic(time.Minute, 3), tagging.WithFailureBudget(3, time.Minute), handler, handler)
 	require.ErrorIs(t, err, reliable.ErrInvalid)
 	assert.ElementsMatch(t, []string{"WithWindow", "WithFailedHandler", "WithLease", "WithMemory", "Classic"}, invalidFields(err))
 }

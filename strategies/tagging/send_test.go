@@ -2,7 +2,6 @@ package tagging_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -552,6 +551,5 @@ func TestReceipt_learnsWhatAnotherProcessRecorded(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, []reliable.Status{reliable.Confirmed}, statuses)
 		assert.True(t, p.Running())
-		require.NotErrorIs(t, errors.Join(), reliable.ErrDrain)
 	})
 }

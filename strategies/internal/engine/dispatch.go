@@ -101,11 +101,9 @@ func (e *Engine) sortOut(taken []*entry) []*entry {
 			e.window.untake([]*entry{en}, false)
 			e.settler.add(en, e.cfg.Policy.overdue(&en.attempt))
 		case !en.probe && e.holds.held(en.attempt.Topic):
-			e.window.untake([]*entry{en}, false)
-			parked := giveBack(&en.attempt, e.cfg.PollInterval)
-			parked.Park = true
-			e.settler.add(en, parked)
-		case e.suspect.is(en.attempt.ID):
+			e.park(en)
+		// What a destination refuses may cost the connection: a probe of a held one does not risk that of its neighbours.
+		case en.probe, e.suspect.is(en.attempt.ID):
 			en.attempt.Alone = true
 			e.alone.push(en) // it keeps its place among those handed over, so that the window bounds these too
 		default:
@@ -113,6 +111,14 @@ func (e *Engine) sortOut(taken []*entry) []*entry {
 		}
 	}
 	return ready
+}
+
+// park gives an attempt back to wait behind the hold of its topic.
+func (e *Engine) park(en *entry) {
+	e.window.untake([]*entry{en}, false)
+	parked := giveBack(&en.attempt, e.cfg.PollInterval)
+	parked.Park = true
+	e.settler.add(en, parked)
 }
 
 func (e *Engine) giveBackAll(entries []*entry, delay time.Duration) {
@@ -218,8 +224,12 @@ func (e *Engine) aloneLoop(ctx context.Context) {
 			}
 			continue
 		}
-		if time.Now().After(e.lastHandOver(en)) {
+		switch {
+		case time.Now().After(e.lastHandOver(en)):
 			e.giveBackAll([]*entry{en}, 0)
+			continue
+		case !en.probe && e.holds.held(en.attempt.Topic):
+			e.park(en)
 			continue
 		}
 		if !e.handAlone(ctx, en) {

@@ -220,6 +220,7 @@ func (h *holds) open(ctx context.Context, topic string) error {
 	}
 	if hold.Refusals == 1 {
 		h.e.cfg.Logger.WarnContext(ctx, "topic is held: its destination refuses", "topic", topic)
+		h.e.suspect.acquit(topic, true)
 	}
 	if h.e.cfg.Hooks.Held != nil {
 		h.e.cfg.Hooks.Held(hold)
@@ -239,6 +240,7 @@ func (h *holds) release(ctx context.Context, topic string) error {
 	h.mu.Lock()
 	delete(h.topics, topic)
 	h.mu.Unlock()
+	h.e.suspect.acquit(topic, false)
 	h.e.cfg.Logger.InfoContext(ctx, "topic is released: its destination accepts again", "topic", topic)
 	if h.e.cfg.Hooks.Released != nil {
 		h.e.cfg.Hooks.Released(topic)

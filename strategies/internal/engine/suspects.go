@@ -18,10 +18,15 @@ const (
 // larger than a frame, say) would otherwise stay unknown for ever, with all its neighbours.
 type suspects struct {
 	mu     sync.Mutex
-	deaths map[reliable.ID]uint8
+	deaths map[reliable.ID]suspicion
 }
 
-func newSuspects() *suspects { return &suspects{deaths: make(map[reliable.ID]uint8)} }
+type suspicion struct {
+	topic  string
+	deaths uint8
+}
+
+func newSuspects() *suspects { return &suspects{deaths: make(map[reliable.ID]suspicion)} }
 
 // note counts a connection death.
 func (s *suspects) note(a *reliable.Attempt, c *reliable.Confirm) {
@@ -30,9 +35,9 @@ func (s *suspects) note(a *reliable.Attempt, c *reliable.Confirm) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n, known := s.deaths[a.ID]
-	if known && n < suspectDeaths || !known && len(s.deaths) < maxSuspects {
-		s.deaths[a.ID] = n + 1
+	known := s.deaths[a.ID]
+	if known.deaths > 0 && known.deaths < suspectDeaths || known.deaths == 0 && len(s.deaths) < maxSuspects {
+		s.deaths[a.ID] = suspicion{topic: a.Topic, deaths: known.deaths + 1}
 	}
 }
 
@@ -40,7 +45,7 @@ func (s *suspects) note(a *reliable.Attempt, c *reliable.Confirm) {
 func (s *suspects) is(id reliable.ID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.deaths[id] >= suspectDeaths
+	return s.deaths[id].deaths >= suspectDeaths
 }
 
 // forget drops an envelope that is settled for good.
@@ -48,4 +53,16 @@ func (s *suspects) forget(id reliable.ID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.deaths, id)
+}
+
+// acquit drops the suspicion against all envelopes of a topic, or against all but those of it: it turned out that their
+// destination is what connections died of, and it is mended, or kept apart. What is guilty in its own right is found again.
+func (s *suspects) acquit(topic string, others bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, suspected := range s.deaths {
+		if (suspected.topic == topic) != others {
+			delete(s.deaths, id)
+		}
+	}
 }
