@@ -25,7 +25,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/ThreeDotsLabs/watermill"
 	wamqp "github.com/ThreeDotsLabs/watermill-amqp/v2/pkg/amqp"
 	"github.com/go-sql-driver/mysql"
 	"github.com/rabbitmq/amqp091-go"
@@ -120,10 +119,7 @@ func run(ctx context.Context, cfg config, out io.Writer) (result orders.Result, 
 		return result, err
 	}
 	defer func() { err = errors.Join(err, rabbitmq.Close()) }()
-	shipping, err := wamqp.NewSubscriber(topology, watermill.NopLogger{})
-	if err != nil {
-		return result, err
-	}
+	shipping := newSubscriber(cfg.rabbitmq)
 	defer func() { err = errors.Join(err, shipping.Close()) }()
 	topic := own + ".placed"
 	defer func() { err = errors.Join(err, deleteQueue(cfg.rabbitmq, topic)) }()
