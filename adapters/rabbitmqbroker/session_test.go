@@ -337,9 +337,11 @@ func TestSession_aReturnJustBeforeTheEndIsReturned(t *testing.T) {
 	for range 50 { // which of the two the session sees first is chance
 		synctest.Test(t, func(t *testing.T) {
 			b := newBench(t)
+			b.whenSent = func(tag int) { // even before publish has returned
+				b.sendBack(tag)
+				b.die(nil)
+			}
 			b.offer("a")
-			b.sendBack(1)
-			b.die(nil)
 			<-b.cause
 			b.requireOutcome("a", reliable.Returned)
 		})
