@@ -89,10 +89,9 @@ func relaying(b *testing.B, store reliable.Store, to broker, body func(o *taggin
 }
 
 // publishAll sends n messages from many goroutines, one a call, and returns the rate at which they were settled.
-func publishAll(b *testing.B, db *sql.DB, store reliable.Store, to broker, n int, opts ...tagging.Option) float64 {
+func publishAll(b *testing.B, d database, db *sql.DB, store reliable.Store, to broker, n int, opts ...tagging.Option) float64 {
 	b.Helper()
-	_, err := db.Exec("DELETE FROM waybill_outbox")
-	require.NoError(b, err)
+	empty(b, d, db)
 	var elapsed time.Duration
 	relaying(b, store, to, func(o *tagging.Outbox) {
 		payload := make([]byte, payloadBytes)
@@ -143,7 +142,7 @@ func BenchmarkTaggingStore(b *testing.B) {
 				func(b *testing.B) float64 {
 					to := instant(b)
 					defer to.close()
-					return publishAll(b, db, store, to, endToEnd)
+					return publishAll(b, d, db, store, to, endToEnd)
 				})
 		})
 	}
@@ -164,7 +163,7 @@ func BenchmarkTaggingRabbitMQ(b *testing.B) {
 				func(b *testing.B) float64 {
 					to := rabbit(b, url)
 					defer to.close()
-					return publishAll(b, db, store, to, endToEnd)
+					return publishAll(b, d, db, store, to, endToEnd)
 				})
 		})
 	}
@@ -228,7 +227,7 @@ func BenchmarkDrainRabbitMQ(b *testing.B) {
 			compare(b, "drain-rabbitmq-"+d.name, fmt.Sprintf("draining a backlog of %d", backlog), "bare client",
 				func(b *testing.B) float64 { return barePublish(b, url, topic, endToEnd) },
 				func(b *testing.B) float64 {
-					rate, used := drain(b, db, store, url, backlog)
+					rate, used := drain(b, d, db, store, url, backlog)
 					heap = max(heap, used)
 					return rate
 				})
@@ -239,11 +238,10 @@ func BenchmarkDrainRabbitMQ(b *testing.B) {
 }
 
 // drain stores a backlog, relays it, and returns the rate and the most memory that was in use.
-func drain(b *testing.B, db *sql.DB, store reliable.Store, url string, n int) (rate float64, heap uint64) {
+func drain(b *testing.B, d database, db *sql.DB, store reliable.Store, url string, n int) (rate float64, heap uint64) {
 	b.Helper()
 	ctx := context.Background()
-	_, err := db.Exec("DELETE FROM waybill_outbox")
-	require.NoError(b, err)
+	empty(b, d, db)
 	envs := make([]reliable.Envelope, 500)
 	payload := make([]byte, payloadBytes)
 	for range n / len(envs) {
