@@ -128,9 +128,10 @@ SELECT {columns}, payload, {now} FROM {outbox} WHERE id IN ([[?]])`),
 		Delete: q(`
 DELETE FROM {outbox} WHERE id IN ([[?]])`),
 
-		// by_fresh, by_due: one row of each at most.
+		// by_fresh, by_due: the first entry of each.
 		Look: q(`
-SELECT EXISTS (SELECT 1 FROM {lane} WHERE fresh = 1), EXISTS (SELECT 1 FROM {outbox} WHERE status = 0 AND due <= {now})`),
+SELECT (SELECT MIN(seq) FROM {lane} WHERE fresh = 1) IS NOT NULL,
+  COALESCE((SELECT MIN(due) FROM {outbox} WHERE status = 0) <= {now}, 0)`),
 		// by_due, one range from its beginning: locks what it returns.
 		Pick: q(`
 SELECT {columns}, CASE WHEN size <= ? THEN payload END, {now}
@@ -174,7 +175,7 @@ SELECT lane, seq, id FROM {head} FORCE INDEX (PRIMARY) WHERE lane IN ([[?]]) ORD
 		Next: q(`
 SELECT l.seq, l.lane, l.id, l.ready_at, {now}
 FROM (
-  SELECT (SELECT n.seq FROM {lane} AS n WHERE n.lane = h.lane ORDER BY n.seq LIMIT 1) AS seq
+  SELECT (SELECT n.seq FROM {lane} AS n FORCE INDEX (by_lane) WHERE n.lane = h.lane ORDER BY n.seq LIMIT 1) AS seq
   FROM {head} AS h
   WHERE h.lane IN ([[?]])
 ) AS f
@@ -254,7 +255,7 @@ ORDER BY stored_at
 LIMIT ?
 FOR UPDATE SKIP LOCKED`),
 		AnyHeld: q(`
-SELECT EXISTS (SELECT 1 FROM {outbox} WHERE status = 0 AND due = ?)`),
+SELECT (SELECT MIN(stored_at) FROM {outbox} WHERE status = 0 AND due = ?) IS NOT NULL`),
 		HeldSince: q(`
 SELECT id
 FROM {outbox} FORCE INDEX (by_due)

@@ -45,15 +45,18 @@ CREATE INDEX IF NOT EXISTS "{prefix}outbox_failed" ON {outbox} (topic, due) WHER
 CREATE INDEX IF NOT EXISTS "{prefix}outbox_settled" ON {outbox} (status, due) WHERE status > 0`),
 			w.Text(`
 CREATE TABLE IF NOT EXISTS {lane} (
-  seq      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, -- order within the lane
+  seq      bigint  GENERATED ALWAYS AS IDENTITY, -- order within the lane
   lane     bytea   NOT NULL,                  -- SHA-256 of topic, NUL, key; 16 bytes of it
   id       text COLLATE "C" NOT NULL,
   ready_at bigint  NOT NULL,                  -- end of the delay, 0 = none
-  fresh    boolean NOT NULL DEFAULT true      -- not yet looked at by a promotion
+  fresh    boolean NOT NULL DEFAULT true,     -- not yet looked at by a promotion
+  PRIMARY KEY (lane, seq)
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,
   autovacuum_vacuum_cost_delay = 1)`),
+			// A hash has no order: an ordered index on seq alone would tempt the planner to walk through it, row after row of
+			// the longest lane, for the first row of another.
 			w.Text(`
-CREATE INDEX IF NOT EXISTS "{prefix}lane_order" ON {lane} (lane, seq)`),
+CREATE INDEX IF NOT EXISTS "{prefix}lane_seq" ON {lane} USING hash (seq)`),
 			w.Text(`
 CREATE INDEX IF NOT EXISTS "{prefix}lane_fresh" ON {lane} (seq) WHERE fresh`),
 			w.Text(`
@@ -134,10 +137,10 @@ SELECT {columns}, payload, {now} FROM {outbox} WHERE id = ANY ($1::text[])`),
 		Delete: q(`
 DELETE FROM {outbox} WHERE id = ANY ($1::text[])`),
 
-		// outbox_pending, lane_fresh: one row of each at most.
+		// lane_fresh, outbox_pending: the first entry of each. EXISTS would scan the table where much is expected to be due.
 		Look: q(`
-SELECT EXISTS (SELECT 1 FROM {lane} WHERE fresh),
-  EXISTS (SELECT 1 FROM {outbox} WHERE status = 0 AND due <= {now})`),
+SELECT (SELECT min(seq) FROM {lane} WHERE fresh) IS NOT NULL,
+  COALESCE((SELECT min(due) FROM {outbox} WHERE status = 0) <= {now}, false)`),
 		// outbox_pending, one range from its beginning.
 		Pick: q(`
 SELECT {columns}, CASE WHEN size <= $1 THEN payload END, {now}
@@ -174,7 +177,7 @@ SELECT id FROM {outbox} WHERE id = ANY ($1::text[]) AND status = 0 AND due = {pa
 SELECT id FROM {outbox} WHERE id = ANY ($1::text[]) AND status = 0`),
 		LockHeads: q(`
 SELECT lane, seq, id FROM {head} WHERE lane = ANY ($1::bytea[]) ORDER BY lane FOR UPDATE`),
-		// lane_order, one row of each lane.
+		// The primary key, one row of each lane.
 		Next: q(`
 SELECT l.seq, l.lane, l.id, l.ready_at, {now}
 FROM unnest($1::bytea[]) AS h (lane)
@@ -253,7 +256,7 @@ ORDER BY stored_at
 LIMIT $2
 FOR UPDATE SKIP LOCKED`),
 		AnyHeld: q(`
-SELECT EXISTS (SELECT 1 FROM {outbox} WHERE status = 0 AND due = $1)`),
+SELECT (SELECT min(stored_at) FROM {outbox} WHERE status = 0 AND due = $1) IS NOT NULL`),
 		HeldSince: q(`
 SELECT id FROM {outbox} WHERE status = 0 AND due = $1 AND failing_since <= {now} - $2 ORDER BY stored_at LIMIT $3`),
 		ReleaseHeld: q(`

@@ -121,8 +121,8 @@ SELECT {columns}, payload, {now} FROM {outbox} WHERE id IN ([[?]])`),
 DELETE FROM {outbox} WHERE id IN ([[?]])`),
 
 		Look: q(`
-SELECT EXISTS (SELECT 1 FROM {lane} WHERE fresh = 1),
-  EXISTS (SELECT 1 FROM {outbox} WHERE status = 0 AND due <= {now})`),
+SELECT (SELECT MIN(seq) FROM {lane} WHERE fresh = 1) IS NOT NULL,
+  COALESCE((SELECT MIN(due) FROM {outbox} WHERE status = 0) <= {now}, 0)`),
 		Pick: q(`
 SELECT {columns}, CASE WHEN size <= ? THEN payload END, {now}
 FROM {outbox} INDEXED BY "{prefix}outbox_pending"
@@ -154,7 +154,9 @@ SELECT lane, seq, id FROM {head} WHERE lane IN ([[?]])`),
 		Next: q(`
 SELECT l.seq, l.lane, l.id, l.ready_at, {now}
 FROM {head} AS h
-JOIN {lane} AS l ON l.seq = (SELECT n.seq FROM {lane} AS n WHERE n.lane = h.lane ORDER BY n.seq LIMIT 1)
+JOIN {lane} AS l ON l.seq = (
+  SELECT n.seq FROM {lane} AS n INDEXED BY "{prefix}lane_order" WHERE n.lane = h.lane ORDER BY n.seq LIMIT 1
+)
 WHERE h.lane IN ([[?]])`),
 		WriteHeads: q(`
 INSERT INTO {head} (lane, seq, id) VALUES [[(?, ?, ?)]]

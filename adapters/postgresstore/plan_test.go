@@ -1,0 +1,121 @@
+//go:build services
+
+package postgresstore
+
+import (
+	"context"
+	"fmt"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/require"
+
+	"github.com/waybillmq/waybill/adapters/internal/sqlstore"
+	"github.com/waybillmq/waybill/internal/testenv"
+	"github.com/waybillmq/waybill/reliable"
+)
+
+const (
+	crowd = 20_000 // rows of each kind that a claim must not look at
+	limit = 10
+)
+
+// crowded is a table with many rows that are leased, parked, held and settled, and forty that are due.
+func crowded(t *testing.T) *pgx.Conn {
+	t.Helper()
+	ctx := context.Background()
+	conn, err := pgx.Connect(ctx, testenv.Postgres(t))
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = conn.Close(ctx) })
+	for _, m := range migrations("waybill_") {
+		for _, statement := range append(m.Statements, m.Record) {
+			_, err := conn.Exec(ctx, statement)
+			require.NoError(t, err)
+		}
+	}
+	fill := func(kind string, rows int, status reliable.Status, due string) {
+		_, err := conn.Exec(ctx, fmt.Sprintf("INSERT INTO waybill_outbox (id, topic, okey, size, status, due, stored_at, fence, "+
+			"attempts, flags, deadline, worker, metadata, payload) SELECT '%s-' || seq, 'orders', '', 10, %d, %s, seq, 1, 1, 1, 0, "+
+			"'w', '', repeat('x', 100)::bytea FROM generate_series(1, %d) AS seq", kind, status, due, rows))
+		require.NoError(t, err)
+	}
+	fill("leased", crowd, reliable.Pending, clock+" + 3600000000 + seq")
+	fill("parked", crowd, reliable.Pending, fmt.Sprint(sqlstore.Parked))
+	fill("held", crowd, reliable.Pending, fmt.Sprint(sqlstore.HeldBase+1))
+	fill("settled", crowd, reliable.Confirmed, "seq")
+	fill("due", 40, reliable.Pending, clock+" - seq")
+	_, err = conn.Exec(ctx, `INSERT INTO waybill_lane (lane, id, ready_at, fresh)
+		SELECT 'lane-1', 'parked-' || seq, 0, false FROM generate_series(1, 20000) AS seq`)
+	require.NoError(t, err)
+	_, err = conn.Exec(ctx, "ANALYZE")
+	require.NoError(t, err)
+	return conn
+}
+
+var buffers = regexp.MustCompile(`shared hit=(\d+)(?: read=(\d+))?`)
+
+// explained runs a statement and returns its plan, and how many pages it looked at.
+func explained(t *testing.T, conn *pgx.Conn, query string, args ...any) (plan string, pages int) {
+	t.Helper()
+	ctx := context.Background()
+	tx, err := conn.Begin(ctx)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, tx.Rollback(ctx)) }()
+	rows, err := tx.Query(ctx, "EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF, SUMMARY OFF) "+query, args...)
+	require.NoError(t, err)
+	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	require.NoError(t, err)
+	plan = strings.Join(lines, "\n")
+	found := buffers.FindStringSubmatch(plan) // the first line is the sum of all
+	require.NotNil(t, found, plan)
+	for _, n := range found[1:] {
+		if n != "" {
+			more, err := strconv.Atoi(n)
+			require.NoError(t, err)
+			pages += more
+		}
+	}
+	return plan, pages
+}
+
+func TestStatements_lookAtWhatTheyReturnAndNothingElse(t *testing.T) {
+	conn := crowded(t)
+	s := statements("waybill_")
+	ids := make([]string, 500)
+	for i := range ids {
+		ids[i] = fmt.Sprintf("leased-%d", 1+i*7)
+	}
+	for _, test := range []struct {
+		name      string
+		statement sqlstore.Statement
+		args      []any
+		index     string
+		pages     int
+	}{
+		{"look", s.Look, nil, "waybill_outbox_pending", 20},
+		{"pick", s.Pick, []any{1000, limit}, "waybill_outbox_pending", 60},
+		{"pick held", s.PickHeld, []any{sqlstore.HeldBase + 1, limit}, "waybill_outbox_pending", 60},
+		{"pick failed", s.PickFailed, []any{[]string{"orders"}, limit}, "waybill_outbox_failed", 10},
+		{"pick settled", s.PickSettled, []any{1, 0, limit}, "waybill_outbox_settled", 60},
+		{"fresh", s.Fresh, []any{0, 500}, "waybill_lane_fresh", 10},
+		{"next", s.Next, []any{[][]byte{[]byte("lane-1")}}, "waybill_lane_pkey", 10},
+		{"mark lanes", s.MarkLanes, []any{[]int64{1, 500, 20_000}}, "waybill_lane_seq", 40},
+		{"confirm", s.Confirm, []any{1, true, ids}, "waybill_outbox_pkey", 500 * 20},
+	} {
+		plan, pages := explained(t, conn, test.statement.Text(), test.args...)
+		require.Contains(t, plan, test.index, test.name)
+		require.NotContains(t, plan, "Seq Scan on waybill_outbox", test.name)
+		require.NotContains(t, plan, "Seq Scan on waybill_lane", test.name)
+		require.NotContains(t, plan, "Rows Removed by Filter", test.name)
+		require.LessOrEqual(t, pages, test.pages, "%s: pages looked at\n%s", test.name, plan)
+	}
+}
+
+func TestClaim_isOneRangeInOrder(t *testing.T) {
+	plan, _ := explained(t, crowded(t), statements("waybill_").Pick.Text(), 1000, limit)
+	require.Contains(t, plan, "Index Cond: (due <= ")
+	require.NotContains(t, plan, "Sort")
+}
