@@ -9,8 +9,8 @@ import (
 	"github.com/waybillmq/waybill/adapters/internal/sqlstore"
 )
 
-// dialect is what sets MySQL and MariaDB apart. A statement of 1,000 rows has 14,000 of the 65,535 parameters that can be
-// prepared; 1 MiB of it stays below every max_allowed_packet, whatever escaping adds.
+// dialect is what sets MySQL and MariaDB apart. A statement of 1,000 rows has 14,000 of the 65,535 parameters that can
+// be prepared; 1 MiB of it stays below every max_allowed_packet, whatever escaping adds.
 func dialect(prefix string) sqlstore.Dialect {
 	return sqlstore.Dialect{
 		Package:     "mysqlstore",
@@ -70,8 +70,8 @@ func classify(err error) sqlstore.Class {
 	return sqlstore.Refused
 }
 
-// ended reports the errors by which InnoDB has rolled back the whole transaction. What is executed on the connection after
-// that commits by itself.
+// ended reports the errors by which InnoDB has rolled back the whole transaction. What is executed on the connection
+// after that commits by itself.
 func ended(err error) bool {
 	var e *mysql.MySQLError
 	return errors.As(err, &e) && (e.Number == errDeadlock || e.Number == errRecordChanged)

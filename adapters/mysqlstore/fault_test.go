@@ -205,8 +205,8 @@ func TestEnqueue_inAReadOnlyTransactionIsNotStored(t *testing.T) {
 	require.NotErrorIs(t, err, reliable.ErrUnknown)
 }
 
-// After a deadlock InnoDB has rolled everything back, and the connection commits each statement by itself: a COMMIT that
-// succeeded would be a lie.
+// After a deadlock InnoDB has rolled everything back, and the connection commits each statement by itself: a COMMIT
+// that succeeded would be a lie.
 func TestCommit_afterADeadlockRefuses(t *testing.T) {
 	db := openDB(t, testenv.MariaDB(t), recommended)
 	store, err := mysqlstore.New(db)

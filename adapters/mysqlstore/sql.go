@@ -23,14 +23,14 @@ CREATE TABLE IF NOT EXISTS {outbox} (
   topic         VARBINARY(255)    NOT NULL,
   okey          VARBINARY(255)    NOT NULL COMMENT 'ordering key, empty = unordered',
   size          INT UNSIGNED      NOT NULL COMMENT 'bytes of id, topic, key, metadata and payload',
-  status        TINYINT UNSIGNED  NOT NULL DEFAULT 0 COMMENT '0 pending, 1 confirmed, 2 failed, 3 compensated, 4 discarded',
-  due           BIGINT            NOT NULL COMMENT 'microseconds since 1970: 0 next attempt, 2 next compensation, else when settled',
+  status        TINYINT UNSIGNED  NOT NULL DEFAULT 0 COMMENT '0 pending 1 confirmed 2 failed 3 compensated 4 discarded',
+  due           BIGINT            NOT NULL COMMENT 'next attempt or compensation, or when settled; us since 1970',
   stored_at     BIGINT            NOT NULL,
   fence         BIGINT            NOT NULL COMMENT 'grows with every lease',
   attempts      INT               NOT NULL,
   failures      INT               NOT NULL DEFAULT 0,
   failing_since BIGINT            NOT NULL DEFAULT 0,
-  flags         SMALLINT UNSIGNED NOT NULL COMMENT '1 leased, 2 may have been sent, 4 late ack, 8 compensation begun, 16 history',
+  flags         SMALLINT UNSIGNED NOT NULL COMMENT '1 leased 2 maybe sent 4 late ack 8 compensating 16 history',
   deadline      BIGINT            NOT NULL COMMENT 'microseconds after stored_at, 0 = none',
   acked_by      BIGINT            NOT NULL DEFAULT 0 COMMENT 'the fence whose ack was recorded',
   worker        VARBINARY(128)    NOT NULL COMMENT 'who leased it last',
@@ -101,9 +101,9 @@ ON DUPLICATE KEY UPDATE usable_by = VALUES(usable_by)`),
 	}}
 }
 
-// statements are all SQL that a store runs, valid in MySQL 8 and MariaDB 10.6 alike: no RETURNING, no row constructor of
-// VALUES, LOCK IN SHARE MODE where MySQL alone would have FOR SHARE. Locking statements name their index, for InnoDB locks
-// what it looks at.
+// statements are all SQL that a store runs, valid in MySQL 8 and MariaDB 10.6 alike: no RETURNING, no row constructor
+// of VALUES, LOCK IN SHARE MODE where MySQL alone would have FOR SHARE. Locking statements name their index, for InnoDB
+// locks what it looks at.
 func statements(prefix string) sqlstore.Statements {
 	q := writer(prefix).Statement
 	return sqlstore.Statements{
@@ -202,8 +202,8 @@ WHERE status = 0 AND fence = ? AND (okey = '') = ? AND flags & {LEASED} AND id I
 SELECT {columns}, NULL, {now} FROM {outbox} FORCE INDEX (PRIMARY) WHERE id IN ([[?]]) ORDER BY id FOR UPDATE`),
 		Write: q(`
 UPDATE (
-  [[SELECT CAST(? AS BINARY) AS id, CAST(? AS SIGNED) AS status, CAST(? AS SIGNED) AS due, CAST(? AS SIGNED) AS attempts,
-    CAST(? AS SIGNED) AS failures, CAST(? AS SIGNED) AS failing_since, CAST(? AS SIGNED) AS flags,
+  [[SELECT CAST(? AS BINARY) AS id, CAST(? AS SIGNED) AS status, CAST(? AS SIGNED) AS due,
+    CAST(? AS SIGNED) AS attempts, CAST(? AS SIGNED) AS failures, CAST(? AS SIGNED) AS failing_since, CAST(? AS SIGNED) AS flags,
     CAST(? AS SIGNED) AS acked_by##
   UNION ALL ]]
 ) AS v
@@ -225,7 +225,10 @@ WHERE id = ? AND fence < (
   ) AS kept
 )`),
 		History: q(`
-SELECT id, fence, outcome, charged, reason, at, {now} FROM {history} WHERE id IN ([[?]]) ORDER BY id, at, fence, entry`),
+SELECT id, fence, outcome, charged, reason, at, {now}
+FROM {history}
+WHERE id IN ([[?]])
+ORDER BY id, at, fence, entry`),
 		Forget: q(`
 DELETE FROM {history} WHERE id IN ([[?]])`),
 

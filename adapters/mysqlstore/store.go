@@ -29,8 +29,8 @@ type core = sqlstore.Store
 
 // Store keeps envelopes in tables of a MySQL or MariaDB database. It implements [reliable.Store] and every optional
 // ability: [reliable.Transactor], [reliable.Holder], [reliable.Inspector], [reliable.Purger], [reliable.Elector],
-// [reliable.Waker], [reliable.Checker], [reliable.Compensator] and [reliable.Limited]. It is safe for concurrent use and
-// starts no goroutine that outlives a call.
+// [reliable.Waker], [reliable.Checker], [reliable.Compensator] and [reliable.Limited]. It is safe for concurrent use
+// and starts no goroutine that outlives a call.
 type Store struct {
 	*core
 	db     *sql.DB
@@ -50,8 +50,8 @@ func WithTablePrefix(prefix string) Option {
 }
 
 // WithLimits sets the sizes above which envelopes are refused with [reliable.ErrInvalid]; the default is
-// [reliable.DefaultLimits]. Limits for topic, key and ID can only be lowered. A payload limit above half of the server's
-// max_allowed_packet accepts payloads that the server then refuses.
+// [reliable.DefaultLimits]. Limits for topic, key and ID can only be lowered. A payload limit above half of the
+// server's max_allowed_packet accepts payloads that the server then refuses.
 func WithLimits(limits reliable.Limits) Option {
 	return func(c *sqlstore.Config) error {
 		c.Limits = limits
@@ -71,8 +71,8 @@ func configure(opts []Option) (sqlstore.Config, error) {
 	return c, nil
 }
 
-// New returns a store on db, which the caller keeps and closes. It does no I/O: run [Store.Migrate] or [Store.Check] before
-// use.
+// New returns a store on db, which the caller keeps and closes. It does no I/O: run [Store.Migrate] or [Store.Check]
+// before use.
 func New(db *sql.DB, opts ...Option) (*Store, error) {
 	c, err := configure(opts)
 	if err != nil {
@@ -85,10 +85,12 @@ func New(db *sql.DB, opts ...Option) (*Store, error) {
 	return &Store{core: sqlstore.New(dialect(c.Prefix), own, db, c), db: db, prefix: c.Prefix}, nil
 }
 
-// WithTx returns an Enqueuer that stores in tx, a transaction of the same database, which its owner commits or rolls back.
+// WithTx returns an Enqueuer that stores in tx, a transaction of the same database, which its owner commits or rolls
+// back.
 func (s *Store) WithTx(tx *sql.Tx) (reliable.Enqueuer, error) { return s.Bind(tx) }
 
-// Begin starts a business transaction; see [reliable.Transactor]. db is nil for the store's own, or a *sql.DB or *sql.Conn.
+// Begin starts a business transaction; see [reliable.Transactor]. db is nil for the store's own, or a *sql.DB or
+// *sql.Conn.
 func (s *Store) Begin(ctx context.Context, db any) (reliable.Tx, error) {
 	if db == nil {
 		db = s.db
@@ -105,9 +107,9 @@ func Schema(opts ...Option) (string, error) {
 	return sqlstore.PrintSchema(migrations(c.Prefix)), nil
 }
 
-// Migrate creates the tables or brings them up to date; it does nothing if they are. Several processes may call it at once.
-// The server commits each statement; an interrupted migration is completed by the next call. A migration leaves the tables
-// usable for the programs before it.
+// Migrate creates the tables or brings them up to date; it does nothing if they are. Several processes may call it at
+// once. The server commits each statement; an interrupted migration is completed by the next call. A migration leaves
+// the tables usable for the programs before it.
 func (s *Store) Migrate(ctx context.Context) error {
 	err := s.Check(ctx)
 	if err == nil || !errors.Is(err, reliable.ErrSchema) {

@@ -46,8 +46,8 @@ func classify(err error) sqlstore.Class {
 		}
 		return sqlstore.Refused
 	}
-	// pgconn.SafeToRetry is of no use here: when the answer to a statement without arguments is lost, and COMMIT is one, pgx
-	// 5.12 reports a closed connection, which it holds to be safe.
+	// pgconn.SafeToRetry is of no use here: when the answer to a statement without arguments is lost, and COMMIT is one,
+	// pgx 5.12 reports a closed connection, which it holds to be safe.
 	if errors.Is(err, pgx.ErrTxClosed) || errors.Is(err, pgx.ErrTxCommitRollback) || errors.Is(err, sql.ErrTxDone) {
 		return sqlstore.Refused
 	}

@@ -2,14 +2,14 @@ package postgresstore
 
 import "github.com/waybillmq/waybill/adapters/internal/sqlstore"
 
-// clock is the database's clock at this moment, in microseconds; now() stands still in a transaction. As a sub-select it
-// is evaluated once, so that an index can be searched by it.
+// clock is the database's clock at this moment, in microseconds; now() stands still in a transaction. As a sub-select
+// it is evaluated once, so that an index can be searched by it.
 const clock = `(SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)`
 
 func writer(prefix string) sqlstore.Writer { return sqlstore.NewWriter(prefix, `"`, "now", clock) }
 
-// migrations are the schema. IDs, topics and keys compare byte by byte (COLLATE "C"). Every change of due or status is a
-// change of an indexed column and never HOT, so pages are left some room, and autovacuum comes early and works fast.
+// migrations are the schema. IDs, topics and keys compare byte by byte (COLLATE "C"). Every change of due or status is
+// a change of an indexed column and never HOT, so pages are left some room, and autovacuum comes early and works fast.
 func migrations(prefix string) []sqlstore.Migration {
 	w := writer(prefix)
 	return []sqlstore.Migration{{
@@ -18,7 +18,7 @@ func migrations(prefix string) []sqlstore.Migration {
 			w.Text(`
 CREATE TABLE IF NOT EXISTS {outbox} (
   id            text COLLATE "C" NOT NULL PRIMARY KEY,
-  due           bigint   NOT NULL,            -- microseconds since 1970: 0 next attempt, 2 next compensation, else when settled
+  due           bigint   NOT NULL,            -- next attempt or compensation, or when settled; us since 1970
   stored_at     bigint   NOT NULL,
   fence         bigint   NOT NULL,            -- grows with every lease
   acked_by      bigint   NOT NULL DEFAULT 0,  -- the fence whose ack was recorded
@@ -28,7 +28,7 @@ CREATE TABLE IF NOT EXISTS {outbox} (
   attempts      integer  NOT NULL,
   failures      integer  NOT NULL DEFAULT 0,
   status        smallint NOT NULL DEFAULT 0,  -- 0 pending, 1 confirmed, 2 failed, 3 compensated, 4 discarded
-  flags         smallint NOT NULL,            -- 1 leased, 2 may have been sent, 4 late ack, 8 compensation begun, 16 history
+  flags         smallint NOT NULL,            -- 1 leased 2 maybe sent 4 late ack 8 compensating 16 history
   topic         text COLLATE "C" NOT NULL,
   okey          text COLLATE "C" NOT NULL,    -- ordering key, '' = unordered
   worker        text     NOT NULL,            -- who leased it last
@@ -105,7 +105,8 @@ INSERT INTO {schema} (version, usable_by, applied_at) VALUES (1, 1, ` + clock + 
 	}}
 }
 
-// insert stores rows that come as one array for each column: one statement text, prepared once, for batches of any size.
+// insert stores rows that come as one array for each column: one statement text, prepared once, for batches of any
+// size.
 const insert = `
 WITH clock AS MATERIALIZED (SELECT {now} AS now)
 INSERT INTO {outbox}
@@ -113,8 +114,8 @@ INSERT INTO {outbox}
 SELECT u.id, u.topic, u.okey, convert_from(u.metadata, 'UTF8'), u.payload, u.size,
   clock.now + u.stored_at, clock.now * u.moves + u.due,
   u.leased, u.leased, u.leased * {LEASED}, u.deadline, u.worker
-FROM clock, unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::bigint[], $7::bigint[], $8::bigint[],
-  $9::bigint[], $10::bigint[], $11::bigint[], $12::text[])
+FROM clock, unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bytea[], $6::bigint[],
+  $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::text[])
   AS u (id, topic, okey, metadata, payload, size, stored_at, moves, due, leased, deadline, worker)`
 
 // statements are all SQL that a store runs.
@@ -207,8 +208,8 @@ SELECT {columns}, NULL::bytea, {now} FROM {outbox} WHERE id = ANY ($1::text[]) O
 UPDATE {outbox} AS o
 SET status = u.status, due = u.due, attempts = u.attempts, failures = u.failures, failing_since = u.failing_since,
   flags = u.flags, acked_by = u.acked_by
-FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[])
-  AS u (id, status, due, attempts, failures, failing_since, flags, acked_by)
+FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
+  $7::bigint[], $8::bigint[]) AS u (id, status, due, attempts, failures, failing_since, flags, acked_by)
 WHERE o.id = u.id`),
 		Past: q(`
 SELECT id, fence, outcome, charged, decided FROM {history} WHERE id = ANY ($1::text[]) AND entry = 0`),
@@ -221,7 +222,9 @@ ON CONFLICT (id, fence, entry) DO UPDATE SET outcome = excluded.outcome, charged
   decided = excluded.decided, reason = excluded.reason, worker = excluded.worker, at = excluded.at`),
 		Trim: q(`
 DELETE FROM {history}
-WHERE id = $1 AND fence < (SELECT fence FROM {history} WHERE id = $2 ORDER BY fence DESC, entry DESC LIMIT 1 OFFSET $3)`),
+WHERE id = $1 AND fence < (
+  SELECT fence FROM {history} WHERE id = $2 ORDER BY fence DESC, entry DESC LIMIT 1 OFFSET $3
+)`),
 		History: q(`
 SELECT id, fence, outcome, charged, reason, at, {now}
 FROM {history}

@@ -31,9 +31,9 @@ var (
 type core = sqlstore.Store
 
 // Store keeps envelopes in tables of a PostgreSQL database. It implements [reliable.Store] and every optional ability:
-// [reliable.Transactor], [reliable.Holder], [reliable.Inspector], [reliable.Purger], [reliable.Elector], [reliable.Waker],
-// [reliable.Checker], [reliable.Compensator] and [reliable.Limited]. It is safe for concurrent use and starts no goroutine
-// that outlives a call.
+// [reliable.Transactor], [reliable.Holder], [reliable.Inspector], [reliable.Purger], [reliable.Elector],
+// [reliable.Waker], [reliable.Checker], [reliable.Compensator] and [reliable.Limited]. It is safe for concurrent use
+// and starts no goroutine that outlives a call.
 type Store struct {
 	*core
 	own      any // the *sql.DB or *pgxpool.Pool
@@ -48,9 +48,9 @@ type Store struct {
 // Option configures a [Store].
 type Option func(*sqlstore.Config) error
 
-// WithTablePrefix begins the names of all tables and indexes; the default is "waybill_". It has 1 to 40 of a-z, 0-9 and _,
-// and does not begin with a digit. Stores of different prefixes in one database know nothing of each other. The tables are
-// in the schema that the connection's search_path names first.
+// WithTablePrefix begins the names of all tables and indexes; the default is "waybill_". It has 1 to 40 of a-z, 0-9 and
+// _, and does not begin with a digit. Stores of different prefixes in one database know nothing of each other. The
+// tables are in the schema that the connection's search_path names first.
 func WithTablePrefix(prefix string) Option {
 	return func(c *sqlstore.Config) error {
 		c.Prefix = prefix
@@ -59,8 +59,8 @@ func WithTablePrefix(prefix string) Option {
 }
 
 // WithLimits sets the sizes above which envelopes are refused with [reliable.ErrInvalid]; the default is
-// [reliable.DefaultLimits]. Limits for topic, key and ID can only be lowered. A payload limit in the hundreds of megabytes
-// needs as much memory in the server for each of them.
+// [reliable.DefaultLimits]. Limits for topic, key and ID can only be lowered. A payload limit in the hundreds of
+// megabytes needs as much memory in the server for each of them.
 func WithLimits(limits reliable.Limits) Option {
 	return func(c *sqlstore.Config) error {
 		c.Limits = limits
@@ -91,8 +91,8 @@ func configure(opts []Option) (sqlstore.Config, error) {
 	return c, nil
 }
 
-// New returns a store on db, which the caller keeps and closes; its driver is pgx's (github.com/jackc/pgx/v5/stdlib). It
-// does no I/O: run [Store.Migrate] or [Store.Check] before use.
+// New returns a store on db, which the caller keeps and closes; its driver is pgx's (github.com/jackc/pgx/v5/stdlib).
+// It does no I/O: run [Store.Migrate] or [Store.Check] before use.
 func New(db *sql.DB, opts ...Option) (*Store, error) {
 	c, err := configure(opts)
 	if err != nil {
@@ -143,14 +143,15 @@ func (s *Store) Bind(tx any) (reliable.Enqueuer, error) {
 	return s.core.Bind(tx)
 }
 
-// WithTx returns an Enqueuer that stores in tx, a transaction of the same database, which its owner commits or rolls back.
+// WithTx returns an Enqueuer that stores in tx, a transaction of the same database, which its owner commits or rolls
+// back.
 func (s *Store) WithTx(tx *sql.Tx) (reliable.Enqueuer, error) { return s.Bind(tx) }
 
 // WithPgxTx is [Store.WithTx] for a transaction of pgx.
 func (s *Store) WithPgxTx(tx pgx.Tx) (reliable.Enqueuer, error) { return s.Bind(tx) }
 
-// Begin starts a business transaction; see [reliable.Transactor]. db is nil for the store's own, a *sql.DB or *sql.Conn, or
-// a *pgxpool.Pool, *pgxpool.Conn or *pgx.Conn.
+// Begin starts a business transaction; see [reliable.Transactor]. db is nil for the store's own, a *sql.DB or
+// *sql.Conn, or a *pgxpool.Pool, *pgxpool.Conn or *pgx.Conn.
 func (s *Store) Begin(ctx context.Context, db any) (reliable.Tx, error) {
 	if db == nil {
 		db = s.own
@@ -167,8 +168,8 @@ func Schema(opts ...Option) (string, error) {
 	return sqlstore.PrintSchema(migrations(c.Prefix)), nil
 }
 
-// Migrate creates the tables or brings them up to date, in one transaction; it does nothing if they are. Several processes
-// may call it at once. A migration leaves the tables usable for the programs before it.
+// Migrate creates the tables or brings them up to date, in one transaction; it does nothing if they are. Several
+// processes may call it at once. A migration leaves the tables usable for the programs before it.
 func (s *Store) Migrate(ctx context.Context) error {
 	err := s.Check(ctx)
 	if err == nil || !errors.Is(err, reliable.ErrSchema) {
@@ -186,7 +187,8 @@ func (s *Store) migrate(ctx context.Context) error {
 		return err
 	}
 	defer tx.Rollback()
-	if _, err := tx.Exec(ctx, `SELECT pg_advisory_xact_lock(hashtextextended($1, 0))`, "waybill schema "+s.prefix); err != nil {
+	const lock = `SELECT pg_advisory_xact_lock(hashtextextended($1, 0))`
+	if _, err := tx.Exec(ctx, lock, "waybill schema "+s.prefix); err != nil {
 		return err
 	}
 	version, err := s.version(ctx, tx)
@@ -203,8 +205,8 @@ func (s *Store) migrate(ctx context.Context) error {
 	return tx.Commit(ctx)
 }
 
-// version returns the newest version that was applied, 0 if there are no tables. A failed query would end the transaction,
-// so it asks first.
+// version returns the newest version that was applied, 0 if there are no tables. A failed query would end the
+// transaction, so it asks first.
 func (s *Store) version(ctx context.Context, tx sqlstore.Conn) (int64, error) {
 	var exists bool
 	var version, usableBy int64

@@ -22,8 +22,8 @@ type notifier struct {
 	again   bool
 }
 
-// Wake tells all relays on this store, in this process at once and elsewhere by NOTIFY; see [reliable.Waker]. While another
-// call is about to notify, it leaves that to it.
+// Wake tells all relays on this store, in this process at once and elsewhere by NOTIFY; see [reliable.Waker]. While
+// another call is about to notify, it leaves that to it.
 func (s *Store) Wake(ctx context.Context) error {
 	_ = s.core.Wake(ctx) // it cannot fail
 	s.notifier.mu.Lock()
@@ -90,9 +90,9 @@ const (
 
 var errNoListening = errors.New("the pool has too few connections to spend one on listening")
 
-// AwaitWake waits for a wake-up of this process or another one; see [reliable.Waker]. Of all calls on one store, one holds
-// a connection of the pool while it waits. Where listening is not possible (the pool has fewer than three connections, the
-// server cannot be reached) only wake-ups of this very Store arrive until it is.
+// AwaitWake waits for a wake-up of this process or another one; see [reliable.Waker]. Of all calls on one store, one
+// holds a connection of the pool while it waits. Where listening is not possible (the pool has fewer than three
+// connections, the server cannot be reached) only wake-ups of this very Store arrive until it is.
 func (s *Store) AwaitWake(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err

@@ -88,8 +88,8 @@ func newDatabase(db *sql.DB, prefix string) *database {
 	return d
 }
 
-// maxTurn bounds how long a writer waits for its turn; after that it takes its chances with SQLite's lock, so that nothing
-// is stuck for good behind a transaction that waits for it.
+// maxTurn bounds how long a writer waits for its turn; after that it takes its chances with SQLite's lock, so that
+// nothing is stuck for good behind a transaction that waits for it.
 const maxTurn = 5 * time.Second
 
 // take waits for the turn to write; the returned function passes it on.

@@ -7,8 +7,9 @@ const clock = `CAST(unixepoch('subsec') * 1000000 AS INTEGER)`
 
 func writer(prefix string) sqlstore.Writer { return sqlstore.NewWriter(prefix, `"`, "now", clock) }
 
-// migrations are the schema. Text columns compare byte by byte, as SQLite does unless told otherwise. The number of a row
-// of the outbox is the order of storing. Payloads come last, so that what is larger than a page is only read when asked for.
+// migrations are the schema. Text columns compare byte by byte, as SQLite does unless told otherwise. The number of a
+// row of the outbox is the order of storing. Payloads come last, so that what is larger than a page is only read when
+// asked for.
 func migrations(prefix string) []sqlstore.Migration {
 	w := writer(prefix)
 	return []sqlstore.Migration{{
@@ -23,13 +24,13 @@ CREATE TABLE IF NOT EXISTS {outbox} (
   metadata      BLOB    NOT NULL,             -- a JSON object of strings, empty = none
   size          INTEGER NOT NULL,             -- bytes of id, topic, key, metadata and payload
   status        INTEGER NOT NULL DEFAULT 0,   -- 0 pending, 1 confirmed, 2 failed, 3 compensated, 4 discarded
-  due           INTEGER NOT NULL,             -- microseconds since 1970: 0 next attempt, 2 next compensation, else when settled
+  due           INTEGER NOT NULL,             -- next attempt or compensation, or when settled; us since 1970
   stored_at     INTEGER NOT NULL,
   fence         INTEGER NOT NULL,             -- grows with every lease
   attempts      INTEGER NOT NULL,
   failures      INTEGER NOT NULL DEFAULT 0,
   failing_since INTEGER NOT NULL DEFAULT 0,
-  flags         INTEGER NOT NULL,             -- 1 leased, 2 may have been sent, 4 late ack, 8 compensation begun, 16 history
+  flags         INTEGER NOT NULL,             -- 1 leased 2 maybe sent 4 late ack 8 compensating 16 history
   deadline      INTEGER NOT NULL,             -- microseconds after stored_at, 0 = none
   acked_by      INTEGER NOT NULL DEFAULT 0,   -- the fence whose ack was recorded
   worker        TEXT    NOT NULL,             -- who leased it last
@@ -99,8 +100,8 @@ INSERT INTO {schema} (version, usable_by, applied_at) VALUES (1, 1, ` + clock + 
 	}}
 }
 
-// statements are all SQL that a store runs. SQLite has one writer at a time, who holds the lock from BEGIN IMMEDIATE on:
-// there is nothing to skip and no row to lock.
+// statements are all SQL that a store runs. SQLite has one writer at a time, who holds the lock from BEGIN IMMEDIATE
+// on: there is nothing to skip and no row to lock.
 func statements(prefix string) sqlstore.Statements {
 	q := writer(prefix).Statement
 	return sqlstore.Statements{
@@ -193,7 +194,10 @@ ON CONFLICT (id, fence, entry) DO UPDATE SET outcome = excluded.outcome, charged
 DELETE FROM {history}
 WHERE id = ? AND fence < (SELECT fence FROM {history} WHERE id = ? ORDER BY fence DESC, entry DESC LIMIT 1 OFFSET ?)`),
 		History: q(`
-SELECT id, fence, outcome, charged, reason, at, {now} FROM {history} WHERE id IN ([[?]]) ORDER BY id, at, fence, entry`),
+SELECT id, fence, outcome, charged, reason, at, {now}
+FROM {history}
+WHERE id IN ([[?]])
+ORDER BY id, at, fence, entry`),
 		Forget: q(`
 DELETE FROM {history} WHERE id IN ([[?]])`),
 

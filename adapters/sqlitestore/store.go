@@ -31,8 +31,9 @@ var (
 type core = sqlstore.Store
 
 // Store keeps envelopes in tables of a SQLite database. It implements [reliable.Store] and every optional ability:
-// [reliable.Transactor], [reliable.Holder], [reliable.Inspector], [reliable.Purger], [reliable.Elector], [reliable.Waker],
-// [reliable.Checker], [reliable.Compensator] and [reliable.Limited]. It is safe for concurrent use and starts no goroutine.
+// [reliable.Transactor], [reliable.Holder], [reliable.Inspector], [reliable.Purger], [reliable.Elector],
+// [reliable.Waker], [reliable.Checker], [reliable.Compensator] and [reliable.Limited]. It is safe for concurrent use
+// and starts no goroutine.
 type Store struct {
 	*core
 	db     *database
@@ -51,8 +52,8 @@ type options struct {
 	opening     bool // not only New
 }
 
-// WithTablePrefix begins the names of all tables and indexes; the default is "waybill_". It has 1 to 40 of a-z, 0-9 and _,
-// and does not begin with a digit. Stores of different prefixes in one database know nothing of each other.
+// WithTablePrefix begins the names of all tables and indexes; the default is "waybill_". It has 1 to 40 of a-z, 0-9 and
+// _, and does not begin with a digit. Stores of different prefixes in one database know nothing of each other.
 func WithTablePrefix(prefix string) Option {
 	return func(o *options) error {
 		o.Prefix = prefix
@@ -61,8 +62,8 @@ func WithTablePrefix(prefix string) Option {
 }
 
 // WithLimits sets the sizes above which envelopes are refused with [reliable.ErrInvalid]; the default is
-// [reliable.DefaultLimits]. Limits for topic, key and ID can only be lowered. A payload limit in the hundreds of megabytes
-// makes single statements large enough to stall every other writer.
+// [reliable.DefaultLimits]. Limits for topic, key and ID can only be lowered. A payload limit in the hundreds of
+// megabytes makes single statements large enough to stall every other writer.
 func WithLimits(limits reliable.Limits) Option {
 	return func(o *options) error {
 		o.Limits = limits
@@ -81,9 +82,9 @@ func WithLogger(logger *slog.Logger) Option {
 	}
 }
 
-// WithSynchronousNormal, for [Open] only, has SQLite sync the write-ahead log at checkpoints and not at every commit: several
-// times as many commits a second, but after a power loss (not after a crash of the process) the last commits may be gone,
-// business data and messages alike. The default is FULL.
+// WithSynchronousNormal, for [Open] only, has SQLite sync the write-ahead log at checkpoints and not at every commit:
+// several times as many commits a second, but after a power loss (not after a crash of the process) the last commits
+// may be gone, business data and messages alike. The default is FULL.
 func WithSynchronousNormal() Option {
 	return func(o *options) error {
 		o.synchronous = "NORMAL"
@@ -94,9 +95,9 @@ func WithSynchronousNormal() Option {
 	}
 }
 
-// WithBusyTimeout, for [Open] only, sets how long a writer waits while another process or transaction holds the write lock;
-// the default is 5 s, contexts end it earlier. Too short fails transactions under load, too long hides a transaction that
-// somebody left open.
+// WithBusyTimeout, for [Open] only, sets how long a writer waits while another process or transaction holds the write
+// lock; the default is 5 s, contexts end it earlier. Too short fails transactions under load, too long hides a
+// transaction that somebody left open.
 func WithBusyTimeout(timeout time.Duration) Option {
 	return func(o *options) error {
 		o.busyTimeout = timeout
@@ -126,12 +127,12 @@ func configure(opening bool, opts []Option) (options, error) {
 	return o, nil
 }
 
-// New returns a store on db, which the caller keeps and closes. It does no I/O: run [Store.Migrate] or [Store.Check] before
-// use.
+// New returns a store on db, which the caller keeps and closes. It does no I/O: run [Store.Migrate] or [Store.Check]
+// before use.
 //
-// db is opened by the driver "sqlite" of modernc.org/sqlite. For more than one writer at a time it should have the pragmas
-// journal_mode(WAL) and busy_timeout(5000) on every connection and the parameter _txlock=immediate; [Open] sets these. The
-// business transactions whose messages are stored are transactions of the same db.
+// db is opened by the driver "sqlite" of modernc.org/sqlite. For more than one writer at a time it should have the
+// pragmas journal_mode(WAL) and busy_timeout(5000) on every connection and the parameter _txlock=immediate; [Open] sets
+// these. The business transactions whose messages are stored are transactions of the same db.
 func New(db *sql.DB, opts ...Option) (*Store, error) {
 	o, err := configure(false, opts)
 	if err != nil {
@@ -186,7 +187,8 @@ func dsn(path string, o options) string {
 // DB returns the database, for business tables and transactions.
 func (s *Store) DB() *sql.DB { return s.db.DB }
 
-// Close closes the database if [Open] opened it; it does nothing for a store made by [New], and nothing the second time.
+// Close closes the database if [Open] opened it; it does nothing for a store made by [New], and nothing the second
+// time.
 func (s *Store) Close() error {
 	if !s.owned {
 		return nil
@@ -194,11 +196,12 @@ func (s *Store) Close() error {
 	return s.db.DB.Close()
 }
 
-// WithTx returns an Enqueuer that stores in tx, a transaction of the same database, which its owner commits or rolls back.
+// WithTx returns an Enqueuer that stores in tx, a transaction of the same database, which its owner commits or rolls
+// back.
 func (s *Store) WithTx(tx *sql.Tx) (reliable.Enqueuer, error) { return s.Bind(tx) }
 
-// Begin starts a business transaction that holds the write lock from its beginning; see [reliable.Transactor]. db is nil
-// for the store's own, or a *sql.DB or *sql.Conn of the same file.
+// Begin starts a business transaction that holds the write lock from its beginning; see [reliable.Transactor]. db is
+// nil for the store's own, or a *sql.DB or *sql.Conn of the same file.
 func (s *Store) Begin(ctx context.Context, db any) (reliable.Tx, error) {
 	return s.core.Begin(s.db.business(ctx, db))
 }
@@ -212,8 +215,8 @@ func Schema(opts ...Option) (string, error) {
 	return sqlstore.PrintSchema(migrations(o.Prefix)), nil
 }
 
-// Migrate creates the tables or brings them up to date, in one transaction; it does nothing if they are. Several processes
-// may call it at once. A migration leaves the tables usable for the programs before it.
+// Migrate creates the tables or brings them up to date, in one transaction; it does nothing if they are. Several
+// processes may call it at once. A migration leaves the tables usable for the programs before it.
 func (s *Store) Migrate(ctx context.Context) error {
 	err := s.Check(ctx)
 	if err == nil || !errors.Is(err, reliable.ErrSchema) {
@@ -262,8 +265,8 @@ func (s *Store) version(ctx context.Context, tx sqlstore.Conn) (int64, error) {
 	return version, err
 }
 
-// Check returns an error that is [reliable.ErrSchema] if the tables are missing, too old or too new. It logs a warning if
-// the database is not set up for several writers.
+// Check returns an error that is [reliable.ErrSchema] if the tables are missing, too old or too new. It logs a warning
+// if the database is not set up for several writers.
 func (s *Store) Check(ctx context.Context) error {
 	if err := s.core.Check(ctx); err != nil {
 		return err

@@ -6,8 +6,9 @@ import (
 	"github.com/waybillmq/waybill/reliable"
 )
 
-// ClaimFailed leases failed envelopes for compensation; see [reliable.Compensator]. It reads without a lock which are due,
-// so that what waits for another topic's handler is neither locked nor in the way, and then locks these and looks again.
+// ClaimFailed leases failed envelopes for compensation; see [reliable.Compensator]. It reads without a lock which are
+// due, so that what waits for another topic's handler is neither locked nor in the way, and then locks these and looks
+// again.
 func (s *Store) ClaimFailed(
 	ctx context.Context, req reliable.ClaimRequest, topics ...string,
 ) ([]reliable.Record, error) {
@@ -36,7 +37,9 @@ func (s *Store) ClaimFailed(
 	return records, nil
 }
 
-func (s *Store) claimFailed(ctx context.Context, tx Conn, req reliable.ClaimRequest, ids []string) ([]reliable.Record, error) {
+func (s *Store) claimFailed(
+	ctx context.Context, tx Conn, req reliable.ClaimRequest, ids []string,
+) ([]reliable.Record, error) {
 	var picked []*row
 	err := inChunks(ids, s.dialect.ListRows, func(part []string) error {
 		rows, err := s.rows(ctx, tx, s.dialect.TryFailed, part)

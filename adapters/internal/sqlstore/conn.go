@@ -107,8 +107,8 @@ func (t *SQLTx) Commit(ctx context.Context) error { return CommitSQL(ctx, t.Tx) 
 // Rollback implements [Tx].
 func (t *SQLTx) Rollback() { _ = t.Tx.Rollback() }
 
-// CommitSQL commits tx and waits for the answer no longer than ctx. [errUncommitted] marks the errors by which COMMIT was
-// certainly not sent.
+// CommitSQL commits tx and waits for the answer no longer than ctx. [errUncommitted] marks the errors by which COMMIT
+// was certainly not sent.
 func CommitSQL(ctx context.Context, tx *sql.Tx) error {
 	if err := ctx.Err(); err != nil {
 		_ = tx.Rollback()

@@ -4,7 +4,8 @@ import (
 	"github.com/waybillmq/waybill/reliable"
 )
 
-// verdict is what the history keeps of a settled attempt: what it takes to recognise the settlement when it is repeated.
+// verdict is what the history keeps of a settled attempt: what it takes to recognise the settlement when it is
+// repeated.
 type verdict struct {
 	outcome reliable.Outcome
 	to      reliable.Status
@@ -39,8 +40,8 @@ type state struct {
 
 // settle decides what a settlement does to a row. slot is the hold of its topic, 0 if there is none.
 //
-// Facts are not fenced, decisions are: an ack wins whenever it comes, a charge counts once per fence, and everything else
-// applies only while the lease is the newest one and not settled yet.
+// Facts are not fenced, decisions are: an ack wins whenever it comes, a charge counts once per fence, and everything
+// else applies only while the lease is the newest one and not settled yet.
 func (r *state) settle(x *reliable.Settlement, slot int64) reliable.SettleResult {
 	if x.To == reliable.Confirmed {
 		return r.ack(x)

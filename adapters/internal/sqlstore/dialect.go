@@ -29,8 +29,8 @@ type Dialect struct {
 	Classify func(error) Class
 	// Ended reports whether a refused statement has taken the whole transaction with it.
 	Ended func(error) bool
-	// Explicit says that even a single statement is given a transaction of its own, because the store takes part in who may
-	// write when.
+	// Explicit says that even a single statement is given a transaction of its own, because the store takes part in who
+	// may write when.
 	Explicit bool
 	// Savepoint, Release and RollbackTo are followed by a name.
 	Savepoint, Release, RollbackTo string
@@ -41,8 +41,9 @@ type Dialect struct {
 // brackets is a list, several beside one another are the columns of one list.
 type Statements struct {
 	// Insert stores rows: [id] [topic] [okey] [metadata] [payload] [size] [stored_at] [moves] [due] [leased] [deadline]
-	// [worker]. stored_at is relative to now, and gives the rows of one batch an order; so is due where moves is 1, not where
-	// it is 0. leased is 1 or 0, and so are fence, attempts and the flag; without arrays it is given for each of the three.
+	// [worker]. stored_at is relative to now, and gives the rows of one batch an order; so is due where moves is 1, not
+	// where it is 0. leased is 1 or 0, and so are fence, attempts and the flag; without arrays it is given for each of the
+	// three.
 	Insert Statement
 	// InsertAt is Insert for many rows, without moves and with absolute times, of which Clock is the origin; empty where
 	// the time costs nothing.

@@ -52,7 +52,8 @@ func (s *Store) Stats(ctx context.Context) ([]reliable.TopicStats, error) {
 // Lookup returns what is stored of the IDs that exist; see [reliable.Inspector].
 func (s *Store) Lookup(ctx context.Context, ids ...reliable.ID) ([]reliable.Record, error) {
 	if len(ids) > maxLookup {
-		return nil, s.fail("look up", reliable.Invalid("ids", "are %d, at most %d are looked up at a time", len(ids), maxLookup))
+		err := reliable.Invalid("ids", "are %d, at most %d are looked up at a time", len(ids), maxLookup)
+		return nil, s.fail("look up", err)
 	}
 	texts := make([]string, len(ids))
 	for i, id := range ids {

@@ -7,7 +7,8 @@ import (
 	"unicode/utf8"
 )
 
-// Metadata is stored as a JSON object, so that people can read it and databases can search it; none is stored as nothing.
+// Metadata is stored as a JSON object, so that people can read it and databases can search it; none is stored as
+// nothing.
 
 // encodeMetadata returns metadata as a JSON object whose keys are in order.
 func encodeMetadata(metadata map[string]string) []byte {

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// Migration brings the tables from one version to the next. Migrations are additive: programs that know UsableBy or newer
-// go on working on the tables, so that a fleet is rolled over with old and new programs side by side.
+// Migration brings the tables from one version to the next. Migrations are additive: programs that know UsableBy or
+// newer go on working on the tables, so that a fleet is rolled over with old and new programs side by side.
 type Migration struct {
 	Version, UsableBy int
 	// About says what it does, for the one who reads the printed schema.

@@ -20,12 +20,12 @@ const (
 	promotionRounds = 40
 )
 
-// promote looks at the lane rows that were committed since the last look. A lane without a head gets its first row as its
-// head; all other rows wait for the head before them, which will make them the head when it settles.
+// promote looks at the lane rows that were committed since the last look. A lane without a head gets its first row as
+// its head; all other rows wait for the head before them, which will make them the head when it settles.
 //
-// No row is forgotten in between: a row stops being fresh only while its lane's head is locked here, or is made here, and
-// who settles that head must take the same lock first, and reads the lane after it. Nothing here waits for a lock: what is
-// locked stays fresh, for the next claim.
+// No row is forgotten in between: a row stops being fresh only while its lane's head is locked here, or is made here,
+// and who settles that head must take the same lock first, and reads the lane after it. Nothing here waits for a lock:
+// what is locked stays fresh, for the next claim.
 func (s *Store) promote(ctx context.Context) error {
 	after := int64(0)
 	for range promotionRounds {
@@ -130,8 +130,8 @@ func (s *Store) headed(ctx context.Context, tx Conn, lanes [][]byte) (headed, lo
 	return headed, locked, err
 }
 
-// free locks the parked envelopes of lane rows, skipping what is locked. The lane rows whose envelope is no longer pending,
-// which only a hand in the tables can do, are deleted; their lane goes on with the next claim.
+// free locks the parked envelopes of lane rows, skipping what is locked. The lane rows whose envelope is no longer
+// pending, which only a hand in the tables can do, are deleted; their lane goes on with the next claim.
 func (s *Store) free(ctx context.Context, tx Conn, lanes []laneRow) ([]laneRow, error) {
 	free, err := s.idSet(ctx, tx, s.dialect.TryParked, lanes)
 	if err != nil || len(free) == len(lanes) {
@@ -212,9 +212,9 @@ func (s *Store) ready(ctx context.Context, tx Conn, lanes []laneRow) error {
 	return nil
 }
 
-// advance lets the lanes go on whose head has just been settled or released: their next row becomes the head, or they have
-// none any more. settled maps lanes to the ids at whose settling this happens; where the head is another one, the envelope
-// was released before, and the lane stays as it is.
+// advance lets the lanes go on whose head has just been settled or released: their next row becomes the head, or they
+// have none any more. settled maps lanes to the ids at whose settling this happens; where the head is another one, the
+// envelope was released before, and the lane stays as it is.
 func (s *Store) advance(ctx context.Context, tx Conn, settled map[string]string) error {
 	if len(settled) == 0 {
 		return nil
@@ -255,8 +255,8 @@ func (s *Store) advance(ctx context.Context, tx Conn, settled map[string]string)
 	return nil
 }
 
-// follow makes the next row of each lane its head. It returns the lanes whose next row has no pending envelope any more,
-// which only a hand in the tables can do, and those rows.
+// follow makes the next row of each lane its head. It returns the lanes whose next row has no pending envelope any
+// more, which only a hand in the tables can do, and those rows.
 func (s *Store) follow(ctx context.Context, tx Conn, lanes [][]byte) (open [][]byte, gone []int64, err error) {
 	var next []laneRow
 	err = inChunks(lanes, s.dialect.ListRows, func(part [][]byte) error {

@@ -11,9 +11,10 @@ import (
 
 // Settle records a batch of outcomes; see [reliable.Store].
 //
-// Acks of the newest lease, which is what nearly all settlements are, take one statement for all that have the same fence.
-// Every other outcome is decided row by row after locking and reading the rows, and written back by one statement for all.
-// If some ack turns out not to be of the newest lease, the transaction starts over, and decides on acks row by row as well.
+// Acks of the newest lease, which is what nearly all settlements are, take one statement for all that have the same
+// fence. Every other outcome is decided row by row after locking and reading the rows, and written back by one
+// statement for all. If some ack turns out not to be of the newest lease, the transaction starts over, and decides on
+// acks row by row as well.
 func (s *Store) Settle(ctx context.Context, ss ...reliable.Settlement) ([]reliable.SettleResult, error) {
 	for i := range ss {
 		if err := checkSettlement(&ss[i]); err != nil {

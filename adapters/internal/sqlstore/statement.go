@@ -21,8 +21,8 @@ func CheckPrefix(option, prefix string) error {
 	return nil
 }
 
-// Statement is SQL text with a group, [[...]], wherever a list belongs. A group is repeated for each element of the list,
-// separated by commas or by what follows ## in it. Where the database takes arrays there are no groups.
+// Statement is SQL text with a group, [[...]], wherever a list belongs. A group is repeated for each element of the
+// list, separated by commas or by what follows ## in it. Where the database takes arrays there are no groups.
 type Statement struct {
 	text     string
 	segments []segment

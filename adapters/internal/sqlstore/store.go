@@ -149,9 +149,9 @@ func (s *Store) read(ctx context.Context, fn func(Conn) error) error {
 	}
 }
 
-// write runs fn in a short transaction of its own and commits it. It is repeated when the database broke it off to end a
-// deadlock, so fn starts from nothing each time. An error that is [reliable.ErrUnknown] means that the answer to COMMIT was
-// cut off; any other, that nothing was written.
+// write runs fn in a short transaction of its own and commits it. It is repeated when the database broke it off to end
+// a deadlock, so fn starts from nothing each time. An error that is [reliable.ErrUnknown] means that the answer to
+// COMMIT was cut off; any other, that nothing was written.
 func (s *Store) write(ctx context.Context, fn func(Tx) error) error {
 	for t := s.begin(); ; {
 		err := s.writeOnce(ctx, fn)

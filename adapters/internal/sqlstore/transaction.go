@@ -103,8 +103,9 @@ func (t *transaction) Enqueue(
 	return stored, err
 }
 
-// note remembers that the database has rolled the transaction back, where what is executed from now on would take effect
-// outside of it, or that the connection is gone, where an answer to COMMIT would tell less than is known already.
+// note remembers that the database has rolled the transaction back, where what is executed from now on would take
+// effect outside of it, or that the connection is gone, where an answer to COMMIT would tell less than is known
+// already.
 func (t *transaction) note(err error) {
 	if err == nil || errors.Is(err, reliable.ErrConflict) || errors.Is(err, reliable.ErrInvalid) {
 		return

@@ -67,8 +67,8 @@ func (w *wakeUp) tell() {
 	w.bell = nil
 }
 
-// wait returns a channel that the next wake-up closes; a kept one has closed it already. leave is called when the caller
-// no longer waits.
+// wait returns a channel that the next wake-up closes; a kept one has closed it already. leave is called when the
+// caller no longer waits.
 func (w *wakeUp) wait() (rung <-chan struct{}, leave func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

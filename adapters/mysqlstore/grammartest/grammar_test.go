@@ -201,7 +201,8 @@ func TestStatements_areAllOfMySQL8(t *testing.T) {
 		}
 	}
 
-	// The test proves something only if it saw what the store has to say, and if the grammar refuses what is MariaDB's alone.
+	// The test proves something only if it saw what the store has to say, and if the grammar refuses what is MariaDB's
+	// alone.
 	var all []string
 	for query := range recorder.sent {
 		all = append(all, query)

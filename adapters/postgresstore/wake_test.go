@@ -1,0 +1,97 @@
+//go:build services
+
+package postgresstore_test
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/waybillmq/waybill/adapters/postgresstore"
+	"github.com/waybillmq/waybill/internal/testenv"
+	"github.com/waybillmq/waybill/reliable"
+)
+
+// listening waits until some connection to the database listens for wake-ups and waits.
+func listening(t *testing.T, address string, n int) {
+	t.Helper()
+	db := openDB(t, address)
+	require.Eventually(t, func() bool {
+		var count int
+		err := db.QueryRowContext(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND "+
+			"pid <> pg_backend_pid() AND state = 'idle' AND query NOT LIKE 'UNLISTEN%' AND query LIKE '%min(due)%'").Scan(&count)
+		return err == nil && count == n
+	}, 20*time.Second, 10*time.Millisecond)
+}
+
+func TestWake_reachesAnotherProcess(t *testing.T) {
+	address := testenv.Postgres(t)
+	sender, err := postgresstore.NewPgx(openPool(t, address))
+	require.NoError(t, err)
+	require.NoError(t, sender.Migrate(t.Context()))
+	onPgx, err := postgresstore.NewPgx(openPool(t, address))
+	require.NoError(t, err)
+	onSQL, err := postgresstore.New(openDB(t, address))
+	require.NoError(t, err)
+
+	told := make(chan error, 4)
+	for _, relay := range []*postgresstore.Store{onPgx, onPgx, onSQL, onSQL} {
+		go func() { told <- relay.AwaitWake(t.Context()) }()
+	}
+	listening(t, address, 2) // of two calls on one store, one holds a connection
+	require.NoError(t, sender.Wake(t.Context()))
+	for range 4 {
+		require.NoError(t, <-told)
+	}
+}
+
+func TestAwaitWake_doesNotMissWhatCameBeforeItListened(t *testing.T) {
+	address := testenv.Postgres(t)
+	store, err := postgresstore.NewPgx(openPool(t, address))
+	require.NoError(t, err)
+	require.NoError(t, store.Migrate(t.Context()))
+	_, err = store.Enqueue(t.Context(), reliable.EnqueueRequest{}, envelope("a"))
+	require.NoError(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	require.NoError(t, store.AwaitWake(ctx))
+}
+
+func TestAwaitWake_leavesASmallPoolAlone(t *testing.T) {
+	address := testenv.Postgres(t)
+	db := openDB(t, address)
+	db.SetMaxOpenConns(2)
+	store, err := postgresstore.New(db)
+	require.NoError(t, err)
+	require.NoError(t, store.Migrate(t.Context()))
+	told := make(chan error, 1)
+	go func() { told <- store.AwaitWake(t.Context()) }()
+	require.Eventually(t, func() bool {
+		require.NoError(t, store.Wake(t.Context()))
+		require.Zero(t, db.Stats().InUse, "no connection is held")
+		select {
+		case err := <-told:
+			return err == nil
+		default:
+			return false
+		}
+	}, 20*time.Second, 10*time.Millisecond)
+}
+
+func TestWake_ofManyAtOnceIsCoalesced(t *testing.T) {
+	store, err := postgresstore.New(openDB(t, testenv.Postgres(t)))
+	require.NoError(t, err)
+	require.NoError(t, store.Migrate(t.Context()))
+	var group sync.WaitGroup
+	errs := make([]error, 50)
+	for i := range errs {
+		group.Go(func() { errs[i] = store.Wake(t.Context()) })
+	}
+	group.Wait()
+	for _, err := range errs {
+		require.NoError(t, err)
+	}
+}
