@@ -592,6 +592,26 @@ func TestSweepOnce_endsDuringAnOutageAndSendsInTheNextPass(t *testing.T) {
 	})
 }
 
+func TestSweepOnce_endsWhenTheStoreGoesAwayInTheMiddle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := memstore.New(memstore.WithFault(func(op memstore.Op, _ []reliable.ID) memstore.Fault {
+			if op == memstore.OpSettle {
+				return memstore.Fault{Before: errStore}
+			}
+			return memstore.Fault{}
+		}))
+		broker := membroker.New()
+		defer func() { assert.NoError(t, broker.Close()) }()
+		p, err := newProcess(store, broker, tagging.WithDrainTimeout(5*time.Second))
+		require.NoError(t, err)
+		stored(t, store, envelope("a"))
+		began := time.Now()
+		_, err = p.SweepOnce(t.Context())
+		require.ErrorIs(t, err, reliable.ErrDrain)
+		assert.LessOrEqual(t, time.Since(began), 11*time.Second)
+	})
+}
+
 func TestSweepOnce_isNotProlongedByWhatIsPublishedMeanwhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store, broker := memstore.New(), membroker.New(membroker.WithLatency(100*time.Millisecond))

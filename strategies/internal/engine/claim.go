@@ -116,7 +116,9 @@ func (e *Engine) pass(ctx context.Context) error {
 		if more && !e.unreachable.Load() {
 			continue
 		}
-		e.awaitWindow(ctx, func(_, _, held, _ int) bool { return held == 0 || e.unreachable.Load() })
+		if !e.awaitPass(ctx) {
+			break
+		}
 		if !e.settler.releasedKeys() || e.unreachable.Load() || ctx.Err() != nil {
 			break
 		}
@@ -125,4 +127,12 @@ func (e *Engine) pass(ctx context.Context) error {
 		errs = append(errs, chore.Run(ctx))
 	}
 	return errors.Join(append(errs, ctx.Err())...)
+}
+
+// awaitPass waits for the outcomes of what was claimed, no longer than a drain would: a store that went away meanwhile must
+// not keep a pass for ever.
+func (e *Engine) awaitPass(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, e.cfg.DrainTimeout)
+	defer cancel()
+	return e.awaitWindow(ctx, func(_, _, held, _ int) bool { return held == 0 || e.unreachable.Load() })
 }
