@@ -85,6 +85,10 @@ func (s Status) String() string {
 	return "invalid"
 }
 
+// MarshalText returns the status as String does, so that it reads the same in JSON, where a []Status would be taken for
+// bytes otherwise.
+func (s Status) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
 // Final reports whether only an operator can take an envelope out of this status. A failed one is not final: a late ack,
 // or its compensation, still moves it.
 func (s Status) Final() bool { return s == Confirmed || s == Compensated || s == Discarded }

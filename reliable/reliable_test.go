@@ -2,6 +2,7 @@ package reliable_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"io"
 	"regexp"
@@ -157,6 +158,9 @@ func TestNames_areThoseOfTheTablesAndLogs(t *testing.T) {
 	} {
 		assert.Equal(t, want, value.String())
 	}
+	text, err := json.Marshal([]reliable.Status{reliable.Confirmed, reliable.Failed})
+	require.NoError(t, err)
+	assert.JSONEq(t, `["confirmed","failed"]`, string(text))
 	assert.EqualValues(t, 0, reliable.Pending)
 	assert.EqualValues(t, 1, reliable.Confirmed)
 	assert.EqualValues(t, 2, reliable.Failed)

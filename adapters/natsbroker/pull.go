@@ -120,8 +120,13 @@ func isEnd(msg *nats.Msg) (over bool, err error) {
 	case "503": // nobody listens where the consumer is asked
 		return true, errNoConsumer
 	case "409":
-		if text == "Consumer Deleted" {
+		switch text {
+		case "Consumer Deleted":
 			return true, errNoConsumer
+		case "Server Shutdown":
+			// It still answers the question until the connection is gone. What is answered to a closed inbox is taken for
+			// delivered, and comes again only after the ack wait.
+			return false, nil
 		}
 		return true, errors.New(text)
 	default:
