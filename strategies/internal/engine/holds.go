@@ -149,6 +149,7 @@ func (h *holds) pass(ctx context.Context) error {
 func (h *holds) carryOut(ctx context.Context) error {
 	var errs []error
 	for _, topic := range h.asked(func(state *topicState) bool { return state.release }) {
+		h.e.suspect.acquit(topic, false) // it was the destination, and that is mended
 		errs = append(errs, h.release(ctx, topic))
 	}
 	return errors.Join(append(errs, h.openAll(ctx))...)
@@ -240,7 +241,6 @@ func (h *holds) release(ctx context.Context, topic string) error {
 	h.mu.Lock()
 	delete(h.topics, topic)
 	h.mu.Unlock()
-	h.e.suspect.acquit(topic, false)
 	h.e.cfg.Logger.InfoContext(ctx, "topic is released: its destination accepts again", "topic", topic)
 	if h.e.cfg.Hooks.Released != nil {
 		h.e.cfg.Hooks.Released(topic)
