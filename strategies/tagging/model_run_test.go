@@ -82,7 +82,7 @@ func runHistory(h *history) []string {
 	}
 	w.store = memstore.New(memstore.WithFault(w.storeFault))
 	opts := []membroker.Option{
-		membroker.WithConfirmTimeout(modelConfirmTimeout), membroker.WithWindow(modelWindow),
+		membroker.WithConfirmTimeout(modelConfirmTimeout), membroker.WithWindow(4 * modelWindow), // the outbox has its own
 		membroker.WithScript(func(a membroker.Attempt) membroker.Verdict { return h.broker(a, w.healed.Load()) }),
 	}
 	if h.reorder {
