@@ -16,6 +16,8 @@ const (
 	HeaderVersion = "waybill-version"
 	// HeaderKey holds the envelope's Key; absent when there is none.
 	HeaderKey = "waybill-key"
+	// HeaderNATSMetadata holds, on NATS only and URL-encoded, the metadata that NATS headers cannot carry.
+	HeaderNATSMetadata = "waybill-nats-metadata"
 	// HeaderTraceParent and HeaderTraceState hold the trace context (W3C Trace Context) in which the envelope was stored.
 	// They are not Waybill's own: whatever put them there is passed on.
 	HeaderTraceParent = "traceparent"

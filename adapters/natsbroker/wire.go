@@ -15,7 +15,7 @@ const (
 	// headerID is where watermill-nats keeps the message's UUID.
 	headerID = wmnats.WatermillUUIDHdr
 	// headerRest carries, URL-encoded, the metadata that cannot travel as headers of their own.
-	headerRest = reliable.ReservedPrefix + "nats-metadata"
+	headerRest = reliable.HeaderNATSMetadata
 	// idInRest is the name there of an ID that is no header's value; no metadata has it.
 	idInRest = ""
 	// commands begins the names of the headers by which a client gives JetStream orders: roll-ups, expectations, TTLs.

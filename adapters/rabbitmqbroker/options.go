@@ -20,7 +20,7 @@ const (
 	defaultCloseTimeout   = 5 * time.Second
 	defaultMaxMessage     = 16 << 20
 	defaultBackoffMin     = 100 * time.Millisecond
-	defaultBackoffMax     = 10 * time.Second
+	defaultBackoffMax     = 3 * time.Second
 
 	// confirmMargin is how much later than its timeout a confirm can be on a busy machine.
 	confirmMargin = 2 * time.Second
@@ -122,7 +122,7 @@ func WithoutDeclaring() Option { return func(s *settings) { s.declare = declareN
 func WithoutMandatory() Option { return func(s *settings) { s.mandatory = false } }
 
 // WithReconnectBackoff sets how long to wait before connecting again: a random time up to a bound that starts at shortest
-// and doubles up to longest. Default 100 ms and 10 s, or what Connection.Reconnect of the config says; above 0. A short
+// and doubles up to longest. Default 100 ms and 3 s, or what Connection.Reconnect of the config says; above 0. A short
 // longest lets a fleet press a broker that is starting; a long one delays recovery.
 func WithReconnectBackoff(shortest, longest time.Duration) Option {
 	return func(s *settings) { s.backoffMin, s.backoffMax = shortest, longest }
