@@ -154,12 +154,20 @@ func failedAlone(store *memstore.Store) (n int) {
 
 func TestHold_theProbesOfTwoRelaysDoNotReleaseIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		store, broker := memstore.New(), membroker.New(membroker.WithLatency(20*time.Millisecond))
+		// Both see that the probe is due before either of them takes it.
+		store := memstore.New(memstore.WithFault(func(op memstore.Op, _ []reliable.ID) memstore.Fault {
+			if op == memstore.OpProbe {
+				return memstore.Fault{Delay: 50 * time.Millisecond}
+			}
+			return memstore.Fault{}
+		}))
+		broker := membroker.New(membroker.WithLatency(20 * time.Millisecond))
 		broker.Full(true, "orders")
 		var released atomic.Int64
 		hooks := tagging.WithHooks(tagging.Hooks{Released: func(string) { released.Add(1) }})
-		single(t, store, broker, hooks)
-		second, err := newProcess(store, broker, hooks)
+		poll := tagging.WithPollInterval(20 * time.Millisecond)
+		single(t, store, broker, hooks, poll)
+		second, err := newProcess(store, broker, hooks, poll)
 		require.NoError(t, err)
 		second.start()
 		stored(t, store, many("orders", "stuck", 500)...)
