@@ -64,12 +64,35 @@ func (p pgxPool) Acquire(ctx context.Context) (sqlstore.Conn, func(), error) {
 	return pgxConn{conn}, conn.Release, nil
 }
 
+// A plan that was made while the tables were small, or before they were first analyzed, scans them, and is kept for as
+// long as the connection does not hear of new statistics, however much they grow meanwhile. The statements of a store's
+// own transactions have an index each.
+const (
+	indexesOnly = `SET LOCAL enable_seqscan = off`
+	beginQuery  = `BEGIN ISOLATION LEVEL READ COMMITTED; ` + indexesOnly
+)
+
+// sqlPool is where the connections of a store on database/sql come from.
+type sqlPool struct{ sqlstore.SQLDatabase }
+
+func (p sqlPool) Begin(ctx context.Context) (sqlstore.Tx, error) {
+	tx, err := p.SQLDatabase.Begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := tx.Exec(ctx, indexesOnly); err != nil {
+		tx.Rollback()
+		return nil, err
+	}
+	return tx, nil
+}
+
 // beginTries is how many dead connections of the pool are passed over: a BEGIN that was lost did nothing.
 const beginTries = 3
 
 func (p pgxPool) Begin(ctx context.Context) (sqlstore.Tx, error) {
 	for try := 1; ; try++ {
-		tx, err := p.pool.BeginTx(ctx, pgx.TxOptions{IsoLevel: pgx.ReadCommitted})
+		tx, err := p.pool.BeginTx(ctx, pgx.TxOptions{BeginQuery: beginQuery})
 		if err == nil {
 			return &pgxTx{pgxConn{tx}, tx}, nil
 		}

@@ -101,7 +101,7 @@ func New(db *sql.DB, opts ...Option) (*Store, error) {
 	if db == nil {
 		return nil, fmt.Errorf("postgresstore: %w", reliable.Invalid("db", "is nil"))
 	}
-	own := sqlstore.SQLDatabase{DB: db, Options: &sql.TxOptions{Isolation: sql.LevelReadCommitted}}
+	own := sqlPool{sqlstore.SQLDatabase{DB: db, Options: &sql.TxOptions{Isolation: sql.LevelReadCommitted}}}
 	s := newStore(db, own, c)
 	s.listener.take = s.takeSQL(db)
 	return s, nil
