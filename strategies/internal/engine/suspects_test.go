@@ -45,3 +45,15 @@ func TestSuspects_whatIsRememberedIsBounded(t *testing.T) {
 	s.note(&first, died)
 	assert.True(t, s.is("first"), "what is known already is still counted")
 }
+
+func TestSuspects_aTopicWhoseDestinationKillsConnectionsAcquitsTheOthers(t *testing.T) {
+	s, died := newSuspects(), &reliable.Confirm{Err: reliable.ErrConnectionLost}
+	for _, topic := range []string{"sick", "healthy"} {
+		a := reliable.Attempt{Envelope: reliable.Envelope{ID: reliable.ID("of " + topic), Topic: topic}}
+		s.note(&a, died)
+		s.note(&a, died)
+	}
+	s.acquit("sick", true)
+	assert.True(t, s.is("of sick"))
+	assert.False(t, s.is("of healthy"))
+}
