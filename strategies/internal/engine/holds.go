@@ -238,6 +238,11 @@ func (h *holds) release(ctx context.Context, topic string) error {
 		}
 		h.e.Kick()
 	}
+	h.released(ctx, topic)
+	return nil
+}
+
+func (h *holds) released(ctx context.Context, topic string) {
 	h.mu.Lock()
 	delete(h.topics, topic)
 	h.mu.Unlock()
@@ -245,7 +250,6 @@ func (h *holds) release(ctx context.Context, topic string) error {
 	if h.e.cfg.Hooks.Released != nil {
 		h.e.cfg.Hooks.Released(topic)
 	}
-	return nil
 }
 
 // usedUp reports whether a destination used up the failure budget.
@@ -295,8 +299,22 @@ func (h *holds) probe(ctx context.Context, topic string) error {
 	}
 	for _, hold := range current {
 		if hold.Topic == topic && hold.NextProbe <= 0 {
-			return h.release(ctx, topic) // the next message asks
+			return h.dissolve(ctx, topic)
 		}
+	}
+	return nil
+}
+
+// dissolve ends a hold behind which nothing waits: the next message asks. That no probe was found can also mean that
+// another process is claiming one at this moment; then one more envelope goes, and the hold stays.
+func (h *holds) dissolve(ctx context.Context, topic string) error {
+	left, err := h.e.holder.Unhold(ctx, topic, 1)
+	if err != nil {
+		return err
+	}
+	h.e.Kick()
+	if !left {
+		h.released(ctx, topic)
 	}
 	return nil
 }
