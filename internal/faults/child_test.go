@@ -72,15 +72,21 @@ func (j job) run(ctx context.Context) error {
 	}
 	logger := slog.New(slog.DiscardHandler)
 	broker, err := rabbitmqbroker.NewFromURL(j.AMQPURL, rabbitmqbroker.WithQuorumQueues(), rabbitmqbroker.WithLogger(logger),
-		rabbitmqbroker.WithConfirmTimeout(time.Second), rabbitmqbroker.WithBlockedTimeout(time.Second))
+		rabbitmqbroker.WithConfirmTimeout(time.Second), rabbitmqbroker.WithBlockedTimeout(time.Second), rabbitmqbroker.WithoutDeclaring())
 	if err != nil {
 		return err
 	}
 	stand := &standstill{at: j.Stand}
-	outbox, err := tagging.New(standingStore{store, stand}, standingPublisher{broker, stand}, standingConfirms{broker, stand},
-		tagging.WithLease(j.Lease), tagging.WithLogger(logger), tagging.WithoutRetention())
+	options := []tagging.Option{tagging.WithLease(j.Lease), tagging.WithLogger(logger), tagging.WithoutRetention()}
+	if j.Sweep {
+		options = append(options, tagging.Classic(classicInterval, 3))
+	}
+	outbox, err := tagging.New(standingStore{store, stand}, standingPublisher{broker, stand}, standingConfirms{broker, stand}, options...)
 	if err != nil {
 		return err
+	}
+	if j.Sweep {
+		return sweep(ctx, outbox)
 	}
 	relayed := make(chan error, 1)
 	go func() { relayed <- outbox.Run(ctx) }()
@@ -95,6 +101,17 @@ func (j job) run(ctx context.Context) error {
 	}
 	fmt.Println("placed")
 	return <-relayed
+}
+
+// sweep makes single passes, one after the other, as a scheduler outside would.
+func sweep(ctx context.Context, outbox *tagging.Outbox) error {
+	fmt.Println("sweeping")
+	for {
+		if _, err := outbox.SweepOnce(ctx); err != nil {
+			return err
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
 }
 
 // outboxRuns reports whether the relay has begun: what is placed before is stored without a lease.

@@ -50,6 +50,9 @@ var destinations = []destination{
 	}},
 }
 
+// notDeclaring leaves the destinations as they are.
+var notDeclaring = []rabbitmqbroker.Option{rabbitmqbroker.WithoutDeclaring()}
+
 // exchanges has an exchange of its own for each topic.
 func exchanges(amqpURL string) wamqp.Config {
 	return wamqp.NewDurablePubSubConfig(amqpURL, wamqp.GenerateQueueNameTopicName)
@@ -62,7 +65,7 @@ func (d *destination) rig(t *testing.T, outbox ...tagging.Option) (r *rig, amqpU
 	asUser, repair := d.setUp(t, amqpURL)
 	return newRig(t, rigConfig{
 		database: d.database(t), amqpURL: asUser, topology: d.topology, outbox: outbox,
-		broker: []rabbitmqbroker.Option{rabbitmqbroker.WithoutDeclaring()},
+		broker: notDeclaring,
 	}), amqpURL, repair
 }
 

@@ -97,9 +97,7 @@ func TestRefusal_endsByItselfOnceTheDestinationIsThere(t *testing.T) {
 			t.Parallel()
 			r, amqpURL, repair := d.rig(t, endless...)
 			refused := publishAll(t, r, refusedTopic, "refused", 1000)
-			require.Eventually(t, func() bool {
-				return r.seen.outcome(reliable.Returned)+r.seen.outcome(reliable.Nacked) > 3
-			}, 30*time.Second, 10*time.Millisecond)
+			r.awaitRefusals(4)
 			assert.Zero(t, r.count(reliable.Confirmed, refused))
 
 			repair()
