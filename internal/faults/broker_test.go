@@ -3,7 +3,6 @@
 package faults
 
 import (
-	"net/url"
 	"runtime"
 	"testing"
 	"time"
@@ -58,35 +57,33 @@ var brokerFaults = []brokerFault{
 }
 
 func TestBrokerFault_losesNothingFailsNothingAndHealsByItself(t *testing.T) {
+	t.Parallel()
 	for _, fault := range brokerFaults {
 		t.Run(fault.name, func(t *testing.T) {
 			t.Parallel()
 			broker := testservers.StartRabbitMQ(t)
 			amqpURL, proxy := broker.URL(), (*faultproxy.Proxy)(nil)
 			if fault.proxied {
-				address, err := url.Parse(amqpURL)
-				require.NoError(t, err)
-				proxy = faultproxy.New(t, address.Host)
-				address.Host = proxy.Addr()
-				amqpURL = address.String()
+				amqpURL, proxy = through(t, amqpURL)
 			}
 			r := newRig(t, rigConfig{database: fault.database(t), amqpURL: amqpURL})
 			r.createOrders()
 			stop := r.load(4, 20*time.Millisecond, never)
-			require.Eventually(t, func() bool { return r.seen.outcome(reliable.Acked) > 500 }, time.Minute, 10*time.Millisecond)
-			goroutines := runtime.NumGoroutine()
+			require.Eventually(t, func() bool { return r.seen.outcome(reliable.Acked) > 200 }, time.Minute, 10*time.Millisecond)
+			goroutines, heap := runtime.NumGoroutine(), heapInUse()
 
 			fault.breakIt(t, broker, proxy)
 			healed := time.Now()
 			before := r.seen.outcome(reliable.Acked)
-			require.Eventually(t, func() bool { return r.seen.outcome(reliable.Acked) > before+500 }, time.Minute, 10*time.Millisecond)
+			require.Eventually(t, func() bool { return r.seen.outcome(reliable.Acked) > before+200 }, time.Minute, 10*time.Millisecond)
 			placed := stop()
 			r.eventuallySettled(30 * time.Second)
 			t.Logf("placed %d, settled %v after healing", placed, time.Since(healed).Round(time.Millisecond))
 
 			assert.NotZero(t, r.seen.outcome(reliable.Unknown), "the fault must have met messages in flight")
 			assert.Empty(t, r.withStatus(reliable.Failed), "an outage must fail nothing")
-			assert.Less(t, runtime.NumGoroutine(), goroutines+200, "goroutines must stay flat")
+			assert.Less(t, runtime.NumGoroutine(), goroutines+500, "goroutines must stay flat")
+			assert.Less(t, heapInUse(), heap+64<<20, "memory must stay flat")
 			r.audit(consume(t, broker.URL(), queue))
 		})
 	}

@@ -36,6 +36,7 @@ func survivor(t *testing.T, d database, amqpURL string) *rig {
 }
 
 func TestCrash_aSenderKilledAnywhereLosesNothingAndSendsNothingUncommitted(t *testing.T) {
+	t.Parallel()
 	for kind, makeDatabase := range databases {
 		for _, stand := range []point{beforeCommit, beforePublish, beforeConfirm, beforeSettle} {
 			t.Run(kind+"/"+string(stand), func(t *testing.T) {
@@ -67,6 +68,7 @@ func TestCrash_aSenderKilledAnywhereLosesNothingAndSendsNothingUncommitted(t *te
 }
 
 func TestCrash_aSenderStoppedPastItsLeaseIsTakenOverAndItsLateAnswersHarmNothing(t *testing.T) {
+	t.Parallel()
 	for kind, makeDatabase := range databases {
 		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
@@ -82,6 +84,47 @@ func TestCrash_aSenderStoppedPastItsLeaseIsTakenOverAndItsLateAnswersHarmNothing
 			require.Len(t, r.orders(), 3000)
 			r.auditCopies(consume(t, amqpURL, queue), 2)
 		})
+	}
+}
+
+func TestCrash_aRelayKilledWithinAKeyedBacklogLosesNothingAndKeepsTheOrder(t *testing.T) {
+	t.Parallel()
+	const keys, perKey = 10, 40
+	for kind, makeDatabase := range databases {
+		for _, stand := range []point{beforeConfirm, beforeSettle, nowhere} {
+			t.Run(kind+"/"+string(stand), func(t *testing.T) {
+				t.Parallel()
+				d, amqpURL := makeDatabase(t), testenv.RabbitMQ(t)
+				declare(t, amqpURL, queue, quorum)
+				db, store, err := d.open(t.Context())
+				require.NoError(t, err)
+				t.Cleanup(func() { assert.NoError(t, db.Close()) })
+				for n := range perKey {
+					envs := make([]reliable.Envelope, keys)
+					for key := range envs {
+						envs[key] = keyed(key, n)
+					}
+					_, err := store.Enqueue(t.Context(), reliable.EnqueueRequest{}, envs...)
+					require.NoError(t, err)
+				}
+				left := &rig{t: t, db: db, kind: kind, store: store}
+				c := startChild(t, job{Database: d, AMQPURL: amqpURL, Stand: stand, Lease: crashLease})
+				if stand == nowhere {
+					require.Eventually(t, func() bool { return left.pending() < keys*perKey-2*keys }, time.Minute, time.Millisecond)
+				} else {
+					c.await("at " + string(stand))
+				}
+				c.kill()
+				assert.NotZero(t, left.pending(), "the relay must have been killed within the backlog")
+
+				r := survivor(t, d, amqpURL)
+				r.eventuallySettled(crashLease + takeOver + 30*time.Second)
+				assert.Len(t, r.withStatus(reliable.Confirmed), keys*perKey)
+				ids := received(t, amqpURL, queue)
+				assertOrder(t, ids, keys, perKey)
+				assert.LessOrEqual(t, len(ids), keys*perKey+keys, "one copy for each key's head at most")
+			})
+		}
 	}
 }
 

@@ -48,7 +48,7 @@ func TestDatabase_downAfterConfirmsArrivedLosesNoneAndFailsNone(t *testing.T) {
 			d.Stop()
 			store.letGo()
 			time.Sleep(outage)
-			assert.Less(t, runtime.NumGoroutine(), goroutines+200, "goroutines must stay flat")
+			assert.Less(t, runtime.NumGoroutine(), goroutines+500, "goroutines must stay flat")
 			assert.Less(t, heapInUse(), heap+64<<20, "memory must stay flat")
 			d.Start()
 			healed := time.Now()
