@@ -19,8 +19,10 @@ import (
 const (
 	payloadBytes = 256
 	window       = 1000
-	// bareRows is how many rows the bare loops put into one statement.
-	bareRows = 500
+	// bareInserts and bareUpdates are how many rows the bare loops put into one statement: as many messages as the
+	// publishers of the other side can have on the way to the store, and a full batch of outcomes.
+	bareInserts = publishers
+	bareUpdates = 960
 )
 
 // barePublish returns P: confirmed publishes per second of a bare client with persistent, mandatory messages that carry an
@@ -75,27 +77,30 @@ func bareStore(b *testing.B, d database, db *sql.DB, n int) float64 {
 	defer func() { require.NoError(b, conn.Close()) }()
 	empty(b, d, db)
 
-	insert, update := bareInsert(d, bareRows), bareUpdate(d, bareRows)
+	insert, update := bareInsert(d, bareInserts), bareUpdate(d, bareUpdates)
 	payload, worker := make([]byte, payloadBytes), "a-host/12345/0123456789ab"
-	args, ids := make([]any, 0, len(bareColumns)*bareRows), make([]any, 0, bareRows)
-	start := time.Now()
-	for done := 0; done < n; done += bareRows {
-		args, ids = args[:0], ids[:0]
+	args, ids := make([]any, 0, len(bareColumns)*bareInserts), make([]any, 0, bareUpdates)
+	start, done := time.Now(), 0
+	for done < n {
+		args = args[:0]
 		now := time.Now().UnixMicro()
-		for range bareRows {
+		for range bareInserts {
 			id := string(reliable.NewID())
 			args = append(args, id, topic, "", []byte{}, payload, payloadBytes, now, now+60_000_000, 1, 1, 1, 0, worker)
 			ids = append(ids, id)
 		}
 		_, err := conn.ExecContext(ctx, insert, args...)
 		require.NoError(b, err)
-		result, err := conn.ExecContext(ctx, update, ids...)
-		require.NoError(b, err)
-		affected, err := result.RowsAffected()
-		require.NoError(b, err)
-		require.EqualValues(b, bareRows, affected)
+		if len(ids) == bareUpdates {
+			result, err := conn.ExecContext(ctx, update, ids...)
+			require.NoError(b, err)
+			affected, err := result.RowsAffected()
+			require.NoError(b, err)
+			require.EqualValues(b, bareUpdates, affected)
+			ids, done = ids[:0], done+bareUpdates
+		}
 	}
-	return float64(n) / time.Since(start).Seconds()
+	return float64(done) / time.Since(start).Seconds()
 }
 
 // empty makes the outbox as if it were new, so that neither side of a pair pays for the rows of the other.

@@ -48,3 +48,9 @@ type Limited interface {
 	// Limits returns the sizes above which a message is refused; a zero field means no limit of its own.
 	Limits() Limits
 }
+
+// Writing is an optional ability of stores: how many Enqueues are worth having under way at a time.
+type Writing interface {
+	// Writers returns that number, at least 1; 1 for a store with a single writer, where a second one only waits.
+	Writers() int
+}

@@ -25,6 +25,7 @@ var (
 	_ reliable.Checker     = (*Store)(nil)
 	_ reliable.Compensator = (*Store)(nil)
 	_ reliable.Limited     = (*Store)(nil)
+	_ reliable.Writing     = (*Store)(nil)
 )
 
 // core carries the methods that the SQL stores have in common.
@@ -195,6 +196,9 @@ func (s *Store) Close() error {
 	}
 	return s.db.DB.Close()
 }
+
+// Writers is 1: a database has one writer at a time, and a second one only waits for it.
+func (*Store) Writers() int { return 1 }
 
 // WithTx returns an Enqueuer that stores in tx, a transaction of the same database, which its owner commits or rolls
 // back.

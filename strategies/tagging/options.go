@@ -40,6 +40,10 @@ type config struct {
 	errs          []error
 }
 
+// defaultWriters is how many shared statements are under way at a time if the store has no opinion: one writes while the
+// answer to the other is on its way.
+const defaultWriters = 2
+
 // keepForEver is the retention that deletes nothing.
 const keepForEver = time.Duration(-1)
 
@@ -49,7 +53,7 @@ func newConfig(opts []Option, store reliable.Store, publisher reliable.Publisher
 		lease: 60 * time.Second, pollInterval: 750 * time.Millisecond,
 		drainTimeout: 30 * time.Second, storeTimeout: 10 * time.Second,
 		window: 1000, capacity: 4096, capacityBytes: 32 << 20,
-		groupRows: 500, groupBytes: 1 << 20, groupWriters: 2,
+		groupRows: 500, groupBytes: 1 << 20, groupWriters: defaultWriters,
 		policy: engine.Policy{
 			MaxFailures: 10, MinFailing: 30 * time.Minute,
 			Retry: engine.Backoff{Base: time.Second, Max: time.Minute},
@@ -60,6 +64,9 @@ func newConfig(opts []Option, store reliable.Store, publisher reliable.Publisher
 	}
 	if store == nil {
 		return cfg, fmt.Errorf("tagging: %w", reliable.Invalid("store", "must not be nil"))
+	}
+	if writing, ok := reliable.Ability[reliable.Writing](store); ok {
+		cfg.groupWriters = max(1, writing.Writers())
 	}
 	for _, opt := range opts {
 		opt(&cfg)
@@ -161,7 +168,8 @@ func WithMemory(messages, bytes int) Option {
 }
 
 // WithGroupCommit bounds one statement of [Sender.Publish], default 500 rows and 1 MiB, and sets how many are under way at
-// a time, default 2; 1 suits SQLite, which has one writer.
+// a time, default what the store asks for ([reliable.Writing]; SQLite has one writer), else 2. More of them means fewer rows
+// in each.
 func WithGroupCommit(rows, bytes, writers int) Option {
 	return func(c *config) {
 		if rows < 1 || bytes < 1 || writers < 1 || writers > 64 {
