@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/waybillmq/waybill/adapters/rabbitmqbroker"
+	"github.com/waybillmq/waybill/internal/faultproxy"
 	"github.com/waybillmq/waybill/internal/testenv"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/strategies/tagging"
@@ -87,15 +88,15 @@ func TestOrder_ofEachKeyHoldsThroughFailuresAndRestartsOfTwoRelays(t *testing.T)
 					for n := range perKey {
 						env := keyed(key, n)
 						assert.NoError(t, sender.place(context.Background(), string(env.ID), func(e *reliable.Envelope) { *e = env }))
-						time.Sleep(20 * time.Millisecond)
+						time.Sleep(30 * time.Millisecond)
 					}
 				})
 			}
-			cut := func() {
-				proxy.DropDownstream(true)
+			cut := func() { // what was sent meanwhile never arrives
+				proxy.Stall(faultproxy.Upstream, true)
 				time.Sleep(200 * time.Millisecond)
 				proxy.CutAll()
-				proxy.DropDownstream(false)
+				proxy.Stall(faultproxy.Upstream, false)
 			}
 			cut()
 			c := startChild(t, job{Database: d, AMQPURL: through, Stand: nowhere, Lease: crashLease})
@@ -104,6 +105,7 @@ func TestOrder_ofEachKeyHoldsThroughFailuresAndRestartsOfTwoRelays(t *testing.T)
 			c.kill() // with the heads of some keys, perhaps
 			senders.Wait()
 			watcher.eventuallySettled(time.Minute)
+			assert.NotZero(t, rigs[0].seen.outcome(reliable.Unknown)+rigs[1].seen.outcome(reliable.Unknown), "the cuts must have met messages in flight")
 			assertOrder(t, received(t, amqpURL, queue), keys, perKey)
 		})
 	}
