@@ -148,9 +148,9 @@ func (s *settler) await(ctx context.Context) bool {
 			return ctx.Err() == nil
 		}
 		if n > 0 {
-			// As long as the last batch took: outcomes then cost the store at most half of its time, and a slow one gets
+			// Twice as long as the last batch took: outcomes then cost the store at most a third of its time, and a slow one gets
 			// fewer and fuller statements.
-			timer := time.NewTimer(max(s.e.cfg.SettleDelay, min(s.took, maxSettleDelay)))
+			timer := time.NewTimer(max(s.e.cfg.SettleDelay, min(2*s.took, maxSettleDelay)))
 			select {
 			case <-timer.C:
 			case <-s.hurry:
