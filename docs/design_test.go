@@ -214,7 +214,9 @@ func (w *walk) unhold(ctx context.Context) error {
 }
 
 func (w *walk) failHeld(ctx context.Context) error {
-	_, err := w.store.FailHeld(ctx, topic, 0, "used up", 1)
+	_, err := w.store.FailHeld(ctx, topic, reliable.FailHeldRequest{
+		Reason: "used up", Limit: 1, Release: w.random.IntN(2) == 0,
+	})
 	return err
 }
 

@@ -22,9 +22,23 @@ type Holder interface {
 	// Unhold makes up to limit of the topic's waiting envelopes due at once, oldest first, and removes the hold when none
 	// is left; left says whether some are. An envelope parked at the same time is never left behind without a hold.
 	Unhold(ctx context.Context, topic string, limit int) (left bool, err error)
-	// FailHeld moves up to limit of the topic's waiting envelopes to Failed: those that have waited behind the hold, or
-	// been failing, for at least waited. It returns how many it moved.
-	FailHeld(ctx context.Context, topic string, waited time.Duration, reason string, limit int) (int, error)
+	// FailHeld moves those of the topic's waiting envelopes that req picks to [Failed], and lets their keys go on if it says
+	// so, all at once. It returns how many it moved: 0 if none has waited long enough, or the topic is not held.
+	FailHeld(ctx context.Context, topic string, req FailHeldRequest) (int, error)
+}
+
+// FailHeldRequest says which of the envelopes behind a hold are given up, and how.
+type FailHeldRequest struct {
+	// Waited is for how long at least an envelope has waited behind the hold, or been failing, on the store's clock; 0
+	// means every one that waits.
+	Waited time.Duration
+	// Reason says why, for people; it is kept as that of a [Settlement] is.
+	Reason string
+	// Limit is how many envelopes at most, oldest first; at least 1.
+	Limit int
+	// Release lets the envelopes that wait behind the keys of these go on, as [Settlement].Release does for one. Without
+	// it they wait until the envelope is confirmed, compensated or discarded.
+	Release bool
 }
 
 // Hold is a destination that is held.

@@ -165,14 +165,17 @@ func TestWithFault_asksForEveryOperation(t *testing.T) {
 			_, err := store.Enqueue(ctx, reliable.EnqueueRequest{}, envelope("a"))
 			return err
 		},
-		memstore.OpClaim:    func() error { _, err := store.Claim(ctx, claim); return err },
-		memstore.OpSettle:   func() error { _, err := store.Settle(ctx); return err },
-		memstore.OpBegin:    func() error { _, err := store.Begin(ctx, nil); return err },
-		memstore.OpHold:     func() error { _, err := store.Hold(ctx, "orders", 0); return err },
-		memstore.OpHolds:    func() error { _, err := store.Holds(ctx); return err },
-		memstore.OpProbe:    func() error { _, err := store.Probe(ctx, "orders", claim); return err },
-		memstore.OpUnhold:   func() error { _, err := store.Unhold(ctx, "orders", 1); return err },
-		memstore.OpFailHeld: func() error { _, err := store.FailHeld(ctx, "orders", 0, "", 1); return err },
+		memstore.OpClaim:  func() error { _, err := store.Claim(ctx, claim); return err },
+		memstore.OpSettle: func() error { _, err := store.Settle(ctx); return err },
+		memstore.OpBegin:  func() error { _, err := store.Begin(ctx, nil); return err },
+		memstore.OpHold:   func() error { _, err := store.Hold(ctx, "orders", 0); return err },
+		memstore.OpHolds:  func() error { _, err := store.Holds(ctx); return err },
+		memstore.OpProbe:  func() error { _, err := store.Probe(ctx, "orders", claim); return err },
+		memstore.OpUnhold: func() error { _, err := store.Unhold(ctx, "orders", 1); return err },
+		memstore.OpFailHeld: func() error {
+			_, err := store.FailHeld(ctx, "orders", reliable.FailHeldRequest{Limit: 1})
+			return err
+		},
 		memstore.OpClaimFailed: func() error {
 			_, err := store.ClaimFailed(ctx, claim, "orders")
 			return err

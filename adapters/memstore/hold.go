@@ -143,28 +143,29 @@ func (s *Store) Unhold(ctx context.Context, topic string, limit int) (left bool,
 }
 
 // FailHeld gives up what has waited long enough; see [reliable.Holder].
-func (s *Store) FailHeld(
-	ctx context.Context, topic string, waited time.Duration, reason string, limit int,
-) (int, error) {
+func (s *Store) FailHeld(ctx context.Context, topic string, req reliable.FailHeldRequest) (int, error) {
 	failed := 0
 	err := s.do(ctx, OpFailHeld, nil, func(now time.Time) error {
 		switch {
-		case limit < 1:
-			return reliable.Invalid("limit", "is %d, must be at least 1", limit)
-		case waited < 0:
-			return reliable.Invalid("waited", "is %v, must be 0 or more", waited)
+		case req.Limit < 1:
+			return reliable.Invalid("Limit", "is %d, must be at least 1", req.Limit)
+		case req.Waited < 0:
+			return reliable.Invalid("Waited", "is %v, must be 0 or more", req.Waited)
 		}
 		h := s.holds[topic]
 		if h == nil {
 			return nil
 		}
 		rows := slices.DeleteFunc(slices.Clone(h.waiting.all()), func(r *row) bool {
-			return now.Sub(r.failingSince) < waited
+			return now.Sub(r.failingSince) < req.Waited
 		})
 		slices.SortFunc(rows, func(a, b *row) int { return cmp.Compare(a.seq, b.seq) })
-		for _, r := range rows[:min(limit, len(rows))] {
+		for _, r := range rows[:min(req.Limit, len(rows))] {
 			s.fail(r, now)
-			r.record(entry{fence: r.fence, outcome: r.lastOutcome(), reason: cleanReason(reason), at: now})
+			r.record(entry{fence: r.fence, outcome: r.lastOutcome(), reason: cleanReason(req.Reason), at: now})
+			if req.Release {
+				s.release(r, now)
+			}
 			failed++
 		}
 		return nil

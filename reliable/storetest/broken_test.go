@@ -25,7 +25,7 @@ type broken struct {
 	holds       func(ctx context.Context) ([]reliable.Hold, error)
 	probe       func(ctx context.Context, topic string, req claimRequest) ([]attempt, error)
 	unhold      func(ctx context.Context, topic string, limit int) (bool, error)
-	failHeld    func(ctx context.Context, topic string, waited time.Duration, reason string, limit int) (int, error)
+	failHeld    func(ctx context.Context, topic string, req failHeldRequest) (int, error)
 	claimFailed func(ctx context.Context, req claimRequest, topics []string) ([]record, error)
 	compensate  func(ctx context.Context, c reliable.Compensation) (reliable.SettleResult, error)
 	elect       func(ctx context.Context, chore, worker string, lease time.Duration) (bool, error)
@@ -42,13 +42,14 @@ type broken struct {
 }
 
 type (
-	envelope       = reliable.Envelope
-	attempt        = reliable.Attempt
-	stored         = reliable.Stored
-	settlement     = reliable.Settlement
-	record         = reliable.Record
-	enqueueRequest = reliable.EnqueueRequest
-	claimRequest   = reliable.ClaimRequest
+	envelope        = reliable.Envelope
+	attempt         = reliable.Attempt
+	stored          = reliable.Stored
+	settlement      = reliable.Settlement
+	record          = reliable.Record
+	enqueueRequest  = reliable.EnqueueRequest
+	claimRequest    = reliable.ClaimRequest
+	failHeldRequest = reliable.FailHeldRequest
 )
 
 func (b *broken) enqueueIn(
@@ -147,15 +148,13 @@ func (b *broken) Unhold(ctx context.Context, topic string, limit int) (bool, err
 	return b.Store.Unhold(ctx, topic, limit)
 }
 
-func (b *broken) FailHeld(
-	ctx context.Context, topic string, waited time.Duration, reason string, limit int,
-) (int, error) {
+func (b *broken) FailHeld(ctx context.Context, topic string, req failHeldRequest) (int, error) {
 	if b.failHeld != nil {
 		b.lock.Lock()
 		defer b.lock.Unlock()
-		return b.failHeld(ctx, topic, waited, reason, limit)
+		return b.failHeld(ctx, topic, req)
 	}
-	return b.Store.FailHeld(ctx, topic, waited, reason, limit)
+	return b.Store.FailHeld(ctx, topic, req)
 }
 
 func (b *broken) ClaimFailed(ctx context.Context, req claimRequest, topics ...string) ([]record, error) {

@@ -184,26 +184,47 @@ var holdFlaws = []flaw{
 		"Hold_a_hold_counts_its_refusals_and_tells_its_next_probe",
 	)},
 	{"FailHeld ignores how long it has waited", func(b *broken) {
-		b.failHeld = func(ctx context.Context, topic string, _ time.Duration, reason string, limit int) (int, error) {
-			return b.Store.FailHeld(ctx, topic, 0, reason, limit)
-		}
+		b.beforeFailHeld(func(req *failHeldRequest) { req.Waited = min(req.Waited, 0) })
 	}, by("Hold_FailHeld_fails_only_what_waited_long_enough")},
-	{"FailHeld ignores its limit", func(b *broken) {
-		b.failHeld = func(ctx context.Context, topic string, waited time.Duration, reason string, _ int) (int, error) {
-			return b.Store.FailHeld(ctx, topic, waited, reason, math.MaxInt)
-		}
+	{"FailHeld mends its limit", func(b *broken) {
+		b.beforeFailHeld(func(req *failHeldRequest) { req.Limit = max(req.Limit, 1) })
 	}, by("Hold_bad_requests_are_refused")},
+	{"FailHeld mends how long it has waited", func(b *broken) {
+		b.beforeFailHeld(func(req *failHeldRequest) { req.Waited = max(req.Waited, 0) })
+	}, by("Hold_bad_requests_are_refused")},
+	{"FailHeld ignores its limit", func(b *broken) {
+		b.beforeFailHeld(func(req *failHeldRequest) {
+			if req.Limit > 0 {
+				req.Limit = math.MaxInt
+			}
+		})
+	}, by("Hold_FailHeld_is_bounded")},
 	{"FailHeld gives no reason", func(b *broken) {
-		b.failHeld = func(ctx context.Context, topic string, waited time.Duration, _ string, limit int) (int, error) {
-			return b.Store.FailHeld(ctx, topic, waited, "", limit)
-		}
+		b.beforeFailHeld(func(req *failHeldRequest) { req.Reason = "" })
 	}, by("Hold_FailHeld_keeps_its_reason")},
+	{"FailHeld never lets followers go", func(b *broken) {
+		b.beforeFailHeld(func(req *failHeldRequest) { req.Release = false })
+	}, by("Hold_a_failed_head_behind_a_hold_lets_its_followers_go_only_with_Release")},
+	{"FailHeld always lets followers go", func(b *broken) {
+		b.beforeFailHeld(func(req *failHeldRequest) { req.Release = true })
+	}, by("Hold_a_failed_head_behind_a_hold_lets_its_followers_go_only_with_Release")},
 	{"FailHeld does nothing", func(b *broken) {
-		b.failHeld = func(_ context.Context, _ string, _ time.Duration, _ string, limit int) (int, error) {
-			if limit < 1 {
+		b.failHeld = func(_ context.Context, _ string, req failHeldRequest) (int, error) {
+			if req.Limit < 1 || req.Waited < 0 {
 				return 0, reliable.ErrInvalid
 			}
 			return 0, nil
 		}
-	}, by("Hold_FailHeld_is_bounded", "Hold_FailHeld_of_a_head_blocks_its_followers")},
+	}, by(
+		"Hold_FailHeld_is_bounded",
+		"Hold_a_failed_head_behind_a_hold_lets_its_followers_go_only_with_Release",
+	)},
+}
+
+// beforeFailHeld spoils what is asked of FailHeld.
+func (b *broken) beforeFailHeld(spoil func(req *failHeldRequest)) {
+	b.failHeld = func(ctx context.Context, topic string, req failHeldRequest) (int, error) {
+		spoil(&req)
+		return b.Store.FailHeld(ctx, topic, req)
+	}
 }

@@ -238,8 +238,10 @@ func holdBadRequests(t *T) {
 	for _, limit := range []int{0, -1} {
 		_, err = t.holder().Unhold(t.Context(), topic, limit)
 		require.ErrorIs(t, err, reliable.ErrInvalid)
-		_, err = t.holder().FailHeld(t.Context(), topic, 0, "", limit)
+		_, err = t.holder().FailHeld(t.Context(), topic, reliable.FailHeldRequest{Limit: limit})
 		require.ErrorIs(t, err, reliable.ErrInvalid)
 	}
+	_, err = t.holder().FailHeld(t.Context(), topic, reliable.FailHeldRequest{Waited: -time.Second, Limit: 1})
+	require.ErrorIs(t, err, reliable.ErrInvalid)
 	require.Len(t, t.probe(long), 1, "nothing has happened")
 }

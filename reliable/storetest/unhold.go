@@ -14,7 +14,7 @@ var unholdChecks = holdsNeeded([]Check{
 	{Name: "FailHeld fails only what waited long enough", run: failHeldWaited},
 	{Name: "FailHeld is bounded", run: failHeldBounded},
 	{Name: "FailHeld keeps its reason", run: failHeldReason},
-	{Name: "FailHeld of a head blocks its followers", run: failHeldHead},
+	{Name: "a failed head behind a hold lets its followers go only with Release", run: failHeldHead},
 })
 
 func unholdInBatches(t *T) {
@@ -84,18 +84,14 @@ func failHeldWaited(t *T) {
 	waited := 4 * t.h.Lease
 	t.pass(waited + grain)
 	t.settles(park(giveBack(attempts[1])), reliable.Applied)
-	n, err := t.holder().FailHeld(t.Context(), topic, waited, "queue full", 10)
-	require.NoError(t, err)
-	require.Equal(t, 1, n)
+	require.Equal(t, 1, t.failHeld(reliable.FailHeldRequest{Waited: waited, Limit: 10}))
 	t.hasStatus(env("long"), reliable.Failed)
 	t.hasStatus(env("short"), reliable.Pending)
 	t.none("one has failed, one waits")
 	require.False(t, t.unhold(10))
 	require.Equal(t, []reliable.ID{"short"}, ids(t.soon(1)))
 
-	n, err = t.holder().FailHeld(t.Context(), topic, 0, "queue full", 10)
-	require.NoError(t, err)
-	require.Zero(t, n, "the topic is not held any more")
+	require.Zero(t, t.failHeld(reliable.FailHeldRequest{Limit: 10}), "the topic is not held any more")
 }
 
 func failHeldBounded(t *T) {
@@ -103,9 +99,7 @@ func failHeldBounded(t *T) {
 	t.parked(long, envs...)
 	var failed []int
 	for range 4 {
-		n, err := t.holder().FailHeld(t.Context(), topic, 0, "queue full", 2)
-		require.NoError(t, err)
-		failed = append(failed, n)
+		failed = append(failed, t.failHeld(reliable.FailHeldRequest{Limit: 2}))
 	}
 	require.Equal(t, []int{2, 2, 1, 0}, failed)
 	for _, e := range envs {
@@ -121,9 +115,7 @@ func failHeldReason(t *T) {
 		return
 	}
 	t.parked(long, env("a"))
-	n, err := t.holder().FailHeld(t.Context(), topic, 0, badReasons[0], 10)
-	require.NoError(t, err)
-	require.Equal(t, 1, n)
+	require.Equal(t, 1, t.failHeld(reliable.FailHeldRequest{Reason: badReasons[0], Limit: 10}))
 	record := t.record("a")
 	require.Equal(t, reliable.Failed, record.Status)
 	require.False(t, record.Held)
@@ -132,14 +124,32 @@ func failHeldReason(t *T) {
 }
 
 func failHeldHead(t *T) {
-	t.put(keyed("head", "k"), keyed("follower", "k"))
-	a := t.one()
+	t.put(keyed("head", "k"), keyed("follower", "k"), keyed("last", "k"))
+	head := t.one()
 	t.hold(long)
-	t.settles(park(giveBack(a)), reliable.Applied)
-	n, err := t.holder().FailHeld(t.Context(), topic, 0, "queue full", 10)
-	require.NoError(t, err)
-	require.Equal(t, 1, n)
+	t.settles(park(giveBack(head)), reliable.Applied)
+	require.Equal(t, 1, t.failHeld(reliable.FailHeldRequest{Limit: 10}))
 	t.none("the key waits for the head's compensation")
-	t.settles(ack(a), reliable.Late)
-	require.Equal(t, reliable.ID("follower"), t.soon(1)[0].ID)
+	t.settles(ack(head), reliable.Late)
+	follower := t.soon(1)[0]
+	require.Equal(t, reliable.ID("follower"), follower.ID)
+
+	t.put(env("unkeyed"))
+	unkeyed := t.soon(1)[0]
+	t.settles(park(giveBack(follower)), reliable.Applied)
+	t.settles(park(giveBack(unkeyed)), reliable.Applied)
+	require.Equal(t, 2, t.failHeld(reliable.FailHeldRequest{Limit: 10, Release: true}))
+	t.hasStatus(follower.Envelope, reliable.Failed)
+	last := t.soon(1)[0]
+	require.Equal(t, reliable.ID("last"), last.ID, "it does not wait behind the hold")
+	t.settles(ack(follower), reliable.Late)
+	t.none("the last of the key is on its way")
+	t.settles(ack(last), reliable.Applied)
+}
+
+func (t *T) failHeld(req reliable.FailHeldRequest) int {
+	t.Helper()
+	n, err := t.holder().FailHeld(t.Context(), topic, req)
+	require.NoError(t, err, "fail held")
+	return n
 }

@@ -181,8 +181,8 @@ func (l *line) Unhold(ctx context.Context, topic string, limit int) (bool, error
 	return over(l, "unhold", func() (bool, error) { return l.store.Unhold(ctx, topic, limit) })
 }
 
-func (l *line) FailHeld(ctx context.Context, topic string, waited time.Duration, reason string, limit int) (int, error) {
-	return over(l, "fail held", func() (int, error) { return l.store.FailHeld(ctx, topic, waited, reason, limit) })
+func (l *line) FailHeld(ctx context.Context, topic string, req reliable.FailHeldRequest) (int, error) {
+	return over(l, "fail held", func() (int, error) { return l.store.FailHeld(ctx, topic, req) })
 }
 
 func (l *line) ClaimFailed(ctx context.Context, req reliable.ClaimRequest, topics ...string) ([]reliable.Record, error) {

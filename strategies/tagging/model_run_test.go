@@ -442,8 +442,7 @@ func (w *world) pending() (open []string) {
 	records := w.store.Records()
 	stuck := make(map[string]bool)
 	for _, record := range records {
-		goesOn := w.h.keysGoOn && !failedTogether(&record) // FailHeld keeps the followers of what it fails
-		if record.Status == reliable.Failed && record.Topic != "topic-0" && !goesOn && record.Key != "" {
+		if record.Status == reliable.Failed && record.Topic != "topic-0" && !w.h.keysGoOn && record.Key != "" {
 			stuck[record.Topic+record.Key] = true
 		}
 	}

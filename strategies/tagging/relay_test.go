@@ -143,6 +143,35 @@ func TestHold_failsAThousandTogetherAtTheBudgetWhileOthersGoOn(t *testing.T) {
 	})
 }
 
+func TestHold_whatFailsTogetherLetsItsKeysGoOnIfAskedTo(t *testing.T) {
+	afterwards := func(t *testing.T, opts ...tagging.Option) *memstore.Store {
+		store, broker := memstore.New(), membroker.New()
+		broker.Full(true, "orders")
+		var together atomic.Int64
+		single(t, store, broker, append(opts, tagging.WithHooks(tagging.Hooks{
+			FailedTogether: func(_ string, n int) { together.Add(int64(n)) },
+		}))...)
+		stored(t, store, many("orders", "unkeyed", 100)...) // they take the probes
+		stored(t, store,
+			reliable.Envelope{ID: "head", Topic: "orders", Key: "k"},
+			reliable.Envelope{ID: "follower", Topic: "orders", Key: "k"})
+		after(40 * time.Minute)
+		require.Positive(t, together.Load())
+		require.Equal(t, reliable.Failed, statusOf(t, store, "head"))
+		require.Equal(t, reliable.Pending, statusOf(t, store, "follower"))
+		broker.Full(false, "orders")
+		after(15 * time.Minute)
+		return store
+	}
+	synctest.Test(t, func(t *testing.T) {
+		assert.Equal(t, reliable.Pending, statusOf(t, afterwards(t), "follower"), "it waits for the head's compensation")
+	})
+	synctest.Test(t, func(t *testing.T) {
+		store := afterwards(t, tagging.WithKeysGoingOnAfterFailure())
+		assert.Equal(t, reliable.Confirmed, statusOf(t, store, "follower"))
+	})
+}
+
 func failedAlone(store *memstore.Store) (n int) {
 	for _, record := range store.Records() {
 		if record.Status == reliable.Failed && !failedTogether(&record) {

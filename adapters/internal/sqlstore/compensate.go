@@ -89,10 +89,10 @@ func (s *Store) SettleCompensation(ctx context.Context, c reliable.Compensation)
 			return err
 		}
 		result = r.compensate(&c, last[r.id])
-		if err := s.save(ctx, tx, states); err != nil || !r.settled || r.key == "" {
+		if err := s.save(ctx, tx, states); err != nil {
 			return err
 		}
-		return s.advance(ctx, tx, map[string]string{string(laneOf(r.topic, r.key)): r.id})
+		return s.advance(ctx, tx, settledLanes(states))
 	})
 	return result, s.fail("settle compensation", err)
 }

@@ -157,14 +157,12 @@ func (s *Store) Unhold(ctx context.Context, topic string, limit int) (left bool,
 }
 
 // FailHeld gives up what has waited long enough; see [reliable.Holder].
-func (s *Store) FailHeld(
-	ctx context.Context, topic string, waited time.Duration, reason string, limit int,
-) (int, error) {
+func (s *Store) FailHeld(ctx context.Context, topic string, req reliable.FailHeldRequest) (int, error) {
 	switch {
-	case limit < 1:
-		return 0, s.fail("fail held", reliable.Invalid("limit", "is %d, must be at least 1", limit))
-	case waited < 0:
-		return 0, s.fail("fail held", reliable.Invalid("waited", "is %v, must be 0 or more", waited))
+	case req.Limit < 1:
+		return 0, s.fail("fail held", reliable.Invalid("Limit", "is %d, must be at least 1", req.Limit))
+	case req.Waited < 0:
+		return 0, s.fail("fail held", reliable.Invalid("Waited", "is %v, must be 0 or more", req.Waited))
 	}
 	failed := 0
 	err := s.write(ctx, func(tx Tx) error {
@@ -174,7 +172,7 @@ func (s *Store) FailHeld(
 			return err
 		}
 		due := holds[0].due()
-		ids, err := s.strings(ctx, tx, s.dialect.HeldSince, due, micros(waited), int64(limit))
+		ids, err := s.strings(ctx, tx, s.dialect.HeldSince, due, micros(req.Waited), int64(req.Limit))
 		if err != nil || len(ids) == 0 {
 			return err
 		}
@@ -191,14 +189,18 @@ func (s *Store) FailHeld(
 				continue
 			}
 			r.fail()
+			r.settled = req.Release
 			r.flags |= flagHistory
 			r.notes = map[int64]note{r.fence: {
 				id: id, fence: r.fence, entry: entryDecision, verdict: verdict{outcome: last[id], to: reliable.Failed},
-				reason: cleanReason(reason), at: r.now,
+				reason: cleanReason(req.Reason), at: r.now,
 			}}
 			failed++
 		}
-		return s.save(ctx, tx, states)
+		if err := s.save(ctx, tx, states); err != nil {
+			return err
+		}
+		return s.advance(ctx, tx, settledLanes(states))
 	})
 	if err != nil {
 		return 0, s.fail("fail held", err)

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"slices"
 
 	"github.com/waybillmq/waybill/reliable"
@@ -213,12 +214,19 @@ func (b *settleBatch) decide(ctx context.Context, indexes []int) error {
 		}
 		b.results[i] = r.settle(&b.ss[i], b.slots[r.topic])
 	}
+	maps.Copy(b.lanes, settledLanes(states))
+	return b.store.save(ctx, b.tx, states)
+}
+
+// settledLanes returns the lanes that go on by what was decided, with the id that was their head, as advance takes them.
+func settledLanes(states map[string]*state) map[string]string {
+	lanes := make(map[string]string)
 	for id, r := range states {
 		if r.settled && r.key != "" {
-			b.lanes[string(laneOf(r.topic, r.key))] = id
+			lanes[string(laneOf(r.topic, r.key))] = id
 		}
 	}
-	return b.store.save(ctx, b.tx, states)
+	return lanes
 }
 
 // lock locks rows and reads them with what the history says of their attempts.

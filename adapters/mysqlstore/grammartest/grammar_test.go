@@ -145,7 +145,7 @@ func exercise(t *testing.T, store *mysqlstore.Store) {
 	settle(parked)
 	_, err = store.Holds(ctx)
 	must(err)
-	failed, err := store.FailHeld(ctx, "orders", 0, "waited too long", 10)
+	failed, err := store.FailHeld(ctx, "orders", reliable.FailHeldRequest{Reason: "waited too long", Limit: 10})
 	must(err)
 	require.Positive(t, failed)
 	last := claim()[0]

@@ -33,10 +33,9 @@ type holds struct {
 type topicState struct {
 	refusals int // in a row, before the topic is held
 	held     bool
-	open     bool      // hold is to be opened, or extended, in the store
-	release  bool      // a success was seen
-	probeAt  time.Time // when the next probe is due
-	count    int       // refusals counted by the store
+	open     bool // hold is to be opened, or extended, in the store
+	release  bool // a success was seen
+	count    int  // refusals counted by the store
 }
 
 func newHolds(e *Engine) *holds {
@@ -260,11 +259,17 @@ func (h *holds) usedUp(hold reliable.Hold) bool {
 
 // failTogether fails what has waited behind a destination for as long as the budget allows.
 func (h *holds) failTogether(ctx context.Context, hold reliable.Hold) error {
-	const reason = "the destination used up the failure budget"
+	req := reliable.FailHeldRequest{
+		Waited: h.e.cfg.Policy.MinFailing, Reason: "the destination used up the failure budget", Limit: holdBatch,
+		Release: h.e.cfg.Policy.ReleaseFailed,
+	}
 	for ctx.Err() == nil {
-		n, err := h.e.holder.FailHeld(ctx, hold.Topic, h.e.cfg.Policy.MinFailing, reason, holdBatch)
+		n, err := h.e.holder.FailHeld(ctx, hold.Topic, req)
 		if err != nil {
 			return err
+		}
+		if n > 0 && req.Release {
+			h.e.Kick() // followers may have become due
 		}
 		if n > 0 && h.e.cfg.Hooks.FailedTogether != nil {
 			h.e.cfg.Hooks.FailedTogether(hold.Topic, n)
@@ -349,10 +354,8 @@ func (t timedHolder) Unhold(ctx context.Context, topic string, limit int) (left 
 	return t.Holder.Unhold(ctx, topic, limit)
 }
 
-func (t timedHolder) FailHeld(
-	ctx context.Context, topic string, waited time.Duration, reason string, limit int,
-) (int, error) {
+func (t timedHolder) FailHeld(ctx context.Context, topic string, req reliable.FailHeldRequest) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, t.timeout)
 	defer cancel()
-	return t.Holder.FailHeld(ctx, topic, waited, reason, limit)
+	return t.Holder.FailHeld(ctx, topic, req)
 }
