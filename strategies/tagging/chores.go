@@ -145,7 +145,9 @@ func (c *chores) purge(ctx context.Context) error {
 		}
 	}
 	for status, age := range map[reliable.Status]time.Duration{
-		reliable.Confirmed: c.cfg.retention, reliable.Compensated: max(laterPurge, c.cfg.retention), reliable.Discarded: max(laterPurge, c.cfg.retention),
+		reliable.Confirmed:   c.cfg.retention,
+		reliable.Compensated: max(laterPurge, c.cfg.retention),
+		reliable.Discarded:   max(laterPurge, c.cfg.retention),
 	} {
 		for more := true; more && ctx.Err() == nil && time.Since(term) < purgeLease/2; {
 			var err error

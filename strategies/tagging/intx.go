@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+
 	"github.com/waybillmq/waybill/reliable"
 )
 
@@ -41,7 +42,8 @@ func InTx[T any](ctx context.Context, outbox Transactional, db any, fn func(tx T
 
 	native, ok := tx.Native().(T)
 	if !ok {
-		return fmt.Errorf("tagging: begin: %w", reliable.Invalid("fn", "takes a %v, but the transaction on this db is a %T", reflect.TypeFor[T](), tx.Native()))
+		return fmt.Errorf("tagging: begin: %w", reliable.Invalid("fn",
+			"takes a %v, but the transaction on this db is a %T", reflect.TypeFor[T](), tx.Native()))
 	}
 	scope := &Scope{ctx: ctx, sender: s, tx: tx}
 	defer func() { scope.closed = true }() // a fn that panicked may have left it to others

@@ -92,7 +92,7 @@ const (
 
 // newHistory draws a history of up to the given number of steps.
 func newHistory(seed uint64, most int) *history {
-	r := rand.New(rand.NewPCG(seed, 0x77617962696c6c)) //nolint:gosec // a model needs no secrecy
+	r := rand.New(rand.NewPCG(seed, 0x77617962696c6c))
 	h := &history{
 		seed: seed, processes: 1 + r.IntN(3), sweeping: r.IntN(4) == 0,
 		brokerBad: []float64{0, 0.1, 0.4}[r.IntN(3)], storeBad: []float64{0, 0.05, 0.2}[r.IntN(3)],

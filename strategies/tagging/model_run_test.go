@@ -86,7 +86,7 @@ func runHistory(h *history) []string {
 		membroker.WithScript(func(a membroker.Attempt) membroker.Verdict { return h.broker(a, w.healed.Load()) }),
 	}
 	if h.reorder {
-		r := rand.New(rand.NewPCG(h.seed, 1)) //nolint:gosec // a model needs no secrecy
+		r := rand.New(rand.NewPCG(h.seed, 1))
 		var mu sync.Mutex
 		opts = append(opts, membroker.WithReorder(func(n int) int {
 			mu.Lock()
@@ -190,7 +190,7 @@ func (w *world) step(s step) {
 	switch s.what {
 	case crash:
 		p.crash()
-		w.others.Go(func() { <-p.done })
+		w.others.Go(func() { _ = <-p.done })
 		w.launch(s.process)
 	case restart:
 		w.others.Go(func() { _ = p.stop(); _ = p.conn.Close() })

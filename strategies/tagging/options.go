@@ -79,7 +79,8 @@ func newConfig(opts []Option, store reliable.Store, publisher reliable.Publisher
 	cfg.confirmWait = cfg.lease / 2
 	if bounded, ok := reliable.Ability[reliable.Bounded](publisher); ok {
 		if wait := bounded.MaxConfirmWait(); wait >= cfg.lease {
-			cfg.invalid("WithLease", "%v must be longer than the broker adapter's confirm timeout of %v, or a message could be sent twice while its first confirm is on the way", cfg.lease, wait)
+			cfg.invalid("WithLease", "%v must be longer than the broker adapter's confirm timeout of %v, or a message could "+
+				"be sent twice while its first confirm is on the way", cfg.lease, wait)
 		} else if wait > 0 {
 			cfg.confirmWait = wait
 		}

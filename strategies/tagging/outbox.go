@@ -26,7 +26,8 @@ type Outbox struct {
 // All that is wrong with the options is reported together, as errors that are [reliable.ErrInvalid].
 func New(store reliable.Store, publisher reliable.Publisher, confirms reliable.ConfirmSource, opts ...Option) (*Outbox, error) {
 	if store == nil || publisher == nil || confirms == nil {
-		return nil, fmt.Errorf("tagging: new: %w", reliable.Invalid("store, publisher and confirms", "must not be nil; a process that only stores uses NewSender"))
+		return nil, fmt.Errorf("tagging: new: %w", reliable.Invalid("store, publisher and confirms",
+			"must not be nil; a process that only stores uses NewSender"))
 	}
 	cfg, err := newConfig(opts, store, publisher)
 	if err != nil {

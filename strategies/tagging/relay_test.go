@@ -339,7 +339,7 @@ func TestLease_anotherProcessTakesOverWithinTwoSecondsOfItsEnd(t *testing.T) {
 		began := time.Now()
 		synctest.Wait()
 		first.crash()
-		defer func() { <-first.done }()
+		defer func() { _ = <-first.done }()
 		broker.Unblock()
 		single(t, store, broker, lease)
 		after(10 * time.Second)
@@ -415,7 +415,7 @@ func healthyRate(t *testing.T, sickRows func(store *memstore.Store)) (delivered 
 		after(10 * time.Second)
 		delivered = len(broker.Delivered("orders"))
 		p.crash()
-		<-p.done
+		_ = <-p.done
 		assert.NoError(t, broker.Close())
 	})
 	return delivered
@@ -496,7 +496,7 @@ func TestDrain_settlesOrGivesBackEverythingUnderLoad(t *testing.T) {
 			}
 		}
 		confirmed := countStatus(store, "orders")[reliable.Confirmed]
-		assert.Equal(t, confirmed, len(broker.Delivered("orders")), "what was handed over is confirmed, the rest was not sent")
+		assert.Len(t, broker.Delivered("orders"), confirmed, "what was handed over is confirmed, the rest was not sent")
 	})
 }
 

@@ -52,7 +52,7 @@ func single(t *testing.T, store *memstore.Store, broker *membroker.Broker, opts 
 	p.start()
 	t.Cleanup(func() {
 		p.cancel()
-		<-p.done
+		_ = <-p.done
 		_ = broker.Close()
 	})
 	synctest.Wait()
@@ -546,7 +546,7 @@ func TestReceipt_learnsWhatAnotherProcessRecorded(t *testing.T) {
 		assert.Empty(t, statuses)
 
 		sender.cancel()
-		<-sender.done
+		_ = <-sender.done
 		statuses, err = receipt.Wait(t.Context())
 		require.NoError(t, err)
 		assert.Equal(t, []reliable.Status{reliable.Confirmed}, statuses)

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+
 	"github.com/waybillmq/waybill/reliable"
 )
 
@@ -155,12 +157,8 @@ func (s *Sender) prepare(ctx context.Context, envs []reliable.Envelope) ([]relia
 // withCaptured adds what the message does not say itself.
 func withCaptured(metadata, captured map[string]string) map[string]string {
 	all := make(map[string]string, len(metadata)+len(captured))
-	for key, value := range captured {
-		all[key] = value
-	}
-	for key, value := range metadata {
-		all[key] = value
-	}
+	maps.Copy(all, captured)
+	maps.Copy(all, metadata)
 	return all
 }
 
@@ -177,7 +175,8 @@ func notStored(err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, reliable.ErrNotStored), errors.Is(err, reliable.ErrUnknown), errors.Is(err, reliable.ErrInvalid), errors.Is(err, reliable.ErrConflict):
+	case errors.Is(err, reliable.ErrNotStored), errors.Is(err, reliable.ErrUnknown),
+		errors.Is(err, reliable.ErrInvalid), errors.Is(err, reliable.ErrConflict):
 		return fmt.Errorf("tagging: %w", err)
 	}
 	return reliable.NotStored("tagging", err)

@@ -134,5 +134,5 @@ func (e *Engine) pass(ctx context.Context) error {
 func (e *Engine) awaitPass(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, e.cfg.DrainTimeout)
 	defer cancel()
-	return e.awaitWindow(ctx, func(_, _, held, _ int) bool { return held == 0 || e.unreachable.Load() })
+	return e.awaitWindow(ctx, func(c windowCounts) bool { return c.held == 0 || e.unreachable.Load() })
 }

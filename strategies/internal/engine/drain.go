@@ -16,25 +16,25 @@ func (e *Engine) drain(stopDispatch context.CancelFunc, dispatchers *sync.WaitGr
 	defer cancel()
 
 	if sendQueued {
-		e.awaitWindow(ctx, func(_, _, held, reserved int) bool { return held == 0 && reserved == 0 || e.unreachable.Load() })
+		e.awaitWindow(ctx, func(c windowCounts) bool { return c.held == 0 && c.reserved == 0 || e.unreachable.Load() })
 	} else {
 		// Senders that have leased, or are leasing, hand over what they have: it is given back below.
-		e.awaitWindow(ctx, func(_, _, _, reserved int) bool { return reserved == 0 })
+		e.awaitWindow(ctx, func(c windowCounts) bool { return c.reserved == 0 })
 	}
 	stopDispatch()
 	dispatchers.Wait()
 	e.giveBackQueued(0, 0)
 	e.giveBackAlone()
-	if e.awaitWindow(ctx, func(_, _, held, reserved int) bool { return held == 0 && reserved == 0 && e.settler.idle() }) {
+	if e.awaitWindow(ctx, func(c windowCounts) bool { return c.held == 0 && c.reserved == 0 && e.settler.idle() }) {
 		return nil
 	}
-	_, handed, held, _ := e.window.counts()
+	left := e.window.counts()
 	return fmt.Errorf("%w: %d attempts were unconfirmed and %d outcomes unrecorded after %v; their leases run out and they are taken up again",
-		reliable.ErrDrain, handed, held-handed, e.cfg.DrainTimeout)
+		reliable.ErrDrain, left.handed, left.held-left.handed, e.cfg.DrainTimeout)
 }
 
 // awaitWindow waits until done says so, and reports whether it did before ctx ended.
-func (e *Engine) awaitWindow(ctx context.Context, done func(queued, handed, held, reserved int) bool) bool {
+func (e *Engine) awaitWindow(ctx context.Context, done func(windowCounts) bool) bool {
 	for {
 		changed := e.window.changed()
 		if done(e.window.counts()) {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
 	"github.com/waybillmq/waybill/adapters/membroker"
 	"github.com/waybillmq/waybill/adapters/memstore"
 	"github.com/waybillmq/waybill/reliable"
@@ -136,7 +137,7 @@ func (s *stage) play(text string) string {
 	}) {
 		if a := s.actors[name]; a.cancel != nil {
 			a.cancel()
-			<-a.done
+			_ = <-a.done
 		}
 	}
 	assert.NoError(s.t, s.broker.Close())

@@ -217,7 +217,8 @@ func (s *settler) charge(ctx context.Context, refused []settling) []settling {
 	kept := refused[:0]
 	for _, one := range refused {
 		if one.failures++; one.failures >= maxSettleFailures {
-			s.e.cfg.Logger.ErrorContext(ctx, "an outcome is given up after repeated refusals by the store; the message is sent again when its lease ends",
+			s.e.cfg.Logger.ErrorContext(ctx,
+				"an outcome is given up after repeated refusals by the store; the message is sent again when its lease ends",
 				"id", one.settlement.ID, "topic", one.settlement.Topic, "outcome", one.settlement.Outcome.String())
 			s.mu.Lock()
 			s.open--

@@ -15,6 +15,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
 	"github.com/waybillmq/waybill/reliable"
 )
 
@@ -102,9 +103,9 @@ func named(n int) (ids []string) {
 
 func assertAllFree(t *testing.T, e *Engine) {
 	t.Helper()
-	_, handed, held, _ := e.window.counts()
-	assert.Zero(t, handed)
-	assert.Zero(t, held, "a place is freed when its outcome is recorded")
+	counts := e.window.counts()
+	assert.Zero(t, counts.handed)
+	assert.Zero(t, counts.held, "a place is freed when its outcome is recorded")
 	assert.True(t, e.settler.idle())
 }
 
@@ -149,8 +150,7 @@ func TestSettler_keepsWhatAStoreThatIsAwayCannotRecord(t *testing.T) {
 		e := settlingWith(t, store, 100)
 		settleAll(e, named(50)...)
 		after(10 * time.Minute)
-		_, _, held, _ := e.window.counts()
-		assert.Equal(t, 50, held, "nothing is forgotten, and nothing given up")
+		assert.Equal(t, 50, e.window.counts().held, "nothing is forgotten, and nothing given up")
 		assert.Less(t, len(store.calls()), 3*10*60, "and the store is not stormed")
 
 		away.Store(false)
@@ -187,10 +187,8 @@ func TestSettler_aStoreThatHangsIsAskedAgainAfterTheTimeout(t *testing.T) {
 func TestSettler_onePermanentlyRefusedOutcomeIsGivenUpWhileOthersAreRecorded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := &settleStore{answer: func(_ context.Context, ids []string) error {
-			for _, id := range ids {
-				if id == "id-7" {
-					return errors.New("invalid byte sequence")
-				}
+			if slices.Contains(ids, "id-7") {
+				return errors.New("invalid byte sequence")
 			}
 			return nil
 		}}
@@ -199,8 +197,7 @@ func TestSettler_onePermanentlyRefusedOutcomeIsGivenUpWhileOthersAreRecorded(t *
 		after(5 * time.Second)
 		assert.Len(t, store.recorded(), 299, "the neighbours do not wait")
 		assert.Less(t, len(store.calls()), 60, "it is found by halves, not one by one")
-		_, _, held, _ := e.window.counts()
-		assert.Equal(t, 1, held, "alone it says nothing: the store may be away")
+		assert.Equal(t, 1, e.window.counts().held, "alone it says nothing: the store may be away")
 
 		for i := range 2 * maxSettleFailures {
 			settleAll(e, fmt.Sprintf("later-%d", i), fmt.Sprintf("beside-%d", i), fmt.Sprintf("with-%d", i))
@@ -229,8 +226,7 @@ func TestSettler_manyRefusedOutcomesDoNotKeepTheOthers(t *testing.T) {
 		settleAll(e, named(100)...)
 		after(10 * time.Second)
 		assert.Len(t, store.recorded(), 90)
-		_, _, held, _ := e.window.counts()
-		assert.Equal(t, 10, held)
+		assert.Equal(t, 10, e.window.counts().held)
 	})
 }
 

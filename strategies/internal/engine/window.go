@@ -181,7 +181,9 @@ func (w *window) room(ctx context.Context, limit func() int) (n, size int) {
 
 // admit turns reservations into entries and queues them. It returns the attempts whose ID is in flight already, under an
 // older fence: those must wait for that one's confirm.
-func (w *window) admit(attempts []reliable.Attempt, leasedAt time.Time, lease time.Duration, probe bool, reservedN, reservedBytes int) (again []reliable.Attempt) {
+func (w *window) admit(
+	attempts []reliable.Attempt, leasedAt time.Time, lease time.Duration, probe bool, reservedN, reservedBytes int,
+) (again []reliable.Attempt) {
 	entries := make([]entry, len(attempts))
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -279,11 +281,18 @@ func (w *window) free(entries []*entry) {
 	w.wakeLocked()
 }
 
-// counts returns how many attempts are queued, handed over, held in all, and reserved.
-func (w *window) counts() (queued, handed, held, reserved int) {
+// windowCounts is how many attempts are where.
+type windowCounts struct {
+	queued   int
+	handed   int // over to the broker, and unconfirmed
+	held     int // in all, those whose outcome is not recorded included
+	reserved int // promised places
+}
+
+func (w *window) counts() windowCounts {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.queue.len(), w.handed, len(w.entries), w.reserved
+	return windowCounts{w.queue.len(), w.handed, len(w.entries), w.reserved}
 }
 
 // changed returns a channel that is closed when places are freed.

@@ -9,8 +9,9 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"github.com/waybillmq/waybill/reliable"
 	"pgregory.net/rapid"
+
+	"github.com/waybillmq/waybill/reliable"
 )
 
 func attempt(id string, size int) reliable.Attempt {
@@ -56,8 +57,7 @@ func TestWindow_takesInOrderAsManyAsMayBeHandedOver(t *testing.T) {
 	answered := w.answered([]reliable.Confirm{{ID: "a", Fence: 1}}, nil)
 	assert.Equal(t, []string{"a"}, idsOf(answered))
 	assert.Equal(t, []string{"c"}, idsOf(w.take(nil, 10)), "an answer makes room, before it is recorded")
-	queued, handed, held, reserved := w.counts()
-	assert.Equal(t, []int{0, 2, 3, 0}, []int{queued, handed, held, reserved})
+	assert.Equal(t, windowCounts{handed: 2, held: 3}, w.counts())
 }
 
 func TestWindow_takesNoMoreThanAsked(t *testing.T) {
@@ -71,8 +71,7 @@ func TestWindow_whatWasNotTakenGoesBackToTheFront(t *testing.T) {
 	w.admit([]reliable.Attempt{attempt("a", 1), attempt("b", 1), attempt("c", 1)}, time.Now(), time.Minute, false, 0, 0)
 	taken := w.take(nil, 2)
 	w.untake(taken, true)
-	_, handed, _, _ := w.counts()
-	assert.Zero(t, handed)
+	assert.Zero(t, w.counts().handed)
 	assert.Equal(t, []string{"a", "b", "c"}, idsOf(w.take(nil, 10)))
 }
 
@@ -85,8 +84,7 @@ func TestWindow_anAnswerCountsOnlyForTheAttemptThatIsInFlight(t *testing.T) {
 	for i, want := range []bool{false, false, false, true, false} {
 		assert.Equal(t, want, answered[i] != nil, "confirm %d", i)
 	}
-	_, handed, _, _ := w.counts()
-	assert.Zero(t, handed)
+	assert.Zero(t, w.counts().handed)
 }
 
 func TestWindow_anIDInFlightIsNotAdmittedAgain(t *testing.T) {
@@ -96,19 +94,16 @@ func TestWindow_anIDInFlightIsNotAdmittedAgain(t *testing.T) {
 	later.Fence = 2
 	again := w.admit([]reliable.Attempt{later, attempt("b", 5)}, time.Now(), time.Minute, false, 0, 0)
 	assert.Equal(t, []reliable.Attempt{later}, again)
-	_, _, held, _ := w.counts()
-	assert.Equal(t, 2, held)
+	assert.Equal(t, 2, w.counts().held)
 }
 
 func TestWindow_freesTheAttemptThatIsMeantOnly(t *testing.T) {
 	w := openWindow(10, 100, 1000)
 	w.admit([]reliable.Attempt{attempt("a", 5)}, time.Now(), time.Minute, false, 0, 0)
 	w.free([]*entry{{attempt: attempt("a", 5), size: 5}}) // given back without ever having been held
-	_, _, held, _ := w.counts()
-	assert.Equal(t, 1, held)
+	assert.Equal(t, 1, w.counts().held)
 	w.free(w.take(nil, 1))
-	_, _, held, _ = w.counts()
-	assert.Zero(t, held)
+	assert.Zero(t, w.counts().held)
 	assert.Zero(t, w.bytes)
 }
 
@@ -209,8 +204,8 @@ func TestWindow_whenNobodyRelaysWhatComesInIsLeftToItsLease(t *testing.T) {
 	w.close()
 	w.clear()
 	w.admit([]reliable.Attempt{attempt("b", 5)}, time.Now(), time.Minute, false, 1, 5)
-	queued, handed, held, reserved := w.counts()
-	assert.Equal(t, []int{0, 0, 0, 0, 0}, []int{queued, handed, held, reserved, w.bytes})
+	assert.Zero(t, w.counts())
+	assert.Zero(t, w.bytes)
 	assert.False(t, w.tryReserve(1, 1))
 }
 
@@ -242,16 +237,16 @@ func (m *windowModel) check(t *rapid.T) {
 	for _, en := range all {
 		bytes += en.size
 	}
-	queued, handed, held, reserved := m.w.counts()
-	got := []int{queued, handed, held, reserved, m.w.bytes}
-	if want := []int{len(m.queued), len(m.handed), len(all), places, bytes}; !assert.ObjectsAreEqual(want, got) {
-		t.Fatalf("queued, handed, held, reserved, bytes are %v, want %v", got, want)
+	got := m.w.counts()
+	want := windowCounts{queued: len(m.queued), handed: len(m.handed), held: len(all), reserved: places}
+	if got != want || m.w.bytes != bytes {
+		t.Fatalf("counts are %+v and %d bytes, want %+v and %d", got, m.w.bytes, want, bytes)
 	}
-	if handed > m.w.maxHanded {
-		t.Fatalf("%d are handed over, at most %d may be", handed, m.w.maxHanded)
+	if got.handed > m.w.maxHanded {
+		t.Fatalf("%d are handed over, at most %d may be", got.handed, m.w.maxHanded)
 	}
-	if held+reserved > m.w.capacity {
-		t.Fatalf("%d are held and %d promised, of %d", held, reserved, m.w.capacity)
+	if got.held+got.reserved > m.w.capacity {
+		t.Fatalf("%d are held and %d promised, of %d", got.held, got.reserved, m.w.capacity)
 	}
 }
 
@@ -275,7 +270,7 @@ func TestWindow_itsCountersAreAlwaysRight(t *testing.T) {
 				}
 			},
 			"claim": func(t *rapid.T) {
-				if _, _, held, reserved := m.w.counts(); m.w.capacity-held-reserved < max(1, m.w.capacity/4) || (1000-m.w.bytes)/2 < 125 {
+				if c := m.w.counts(); m.w.capacity-c.held-c.reserved < max(1, m.w.capacity/4) || (1000-m.w.bytes)/2 < 125 {
 					return
 				}
 				n, size := m.w.room(context.Background(), claims(rapid.IntRange(1, 30).Draw(t, "limit")))
