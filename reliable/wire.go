@@ -1,6 +1,7 @@
 package reliable
 
 import (
+	"maps"
 	"strings"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -34,9 +35,7 @@ func Reserved(key string) bool { return strings.HasPrefix(key, ReservedPrefix) }
 // metadata is not.
 func (e *Envelope) Message() *message.Message {
 	msg := message.NewMessage(string(e.ID), e.Payload)
-	for key, value := range e.Metadata {
-		msg.Metadata[key] = value
-	}
+	maps.Copy(msg.Metadata, e.Metadata)
 	msg.Metadata[HeaderVersion] = WireVersion
 	if e.Key != "" {
 		msg.Metadata[HeaderKey] = e.Key

@@ -48,15 +48,13 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 	c := &consumer{b: s.b, out: make(chan *message.Message), ctx: ctx}
 	c.topic, c.group = s.b.join(topic, s.group)
 	s.consumers.Add(1)
-	s.b.consumers.Add(1)
-	go func() {
-		defer s.b.consumers.Done()
+	s.b.consumers.Go(func() {
 		defer s.consumers.Done()
 		defer cancel()
 		defer detach()
 		defer close(c.out)
 		c.run()
-	}()
+	})
 	return c.out, nil
 }
 

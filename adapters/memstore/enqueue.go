@@ -16,7 +16,7 @@ import (
 func (s *Store) Enqueue(
 	ctx context.Context, req reliable.EnqueueRequest, envs ...reliable.Envelope,
 ) ([]reliable.Stored, error) {
-	tx := newTx(s, ctx)
+	tx := newTx(ctx, s)
 	stored, err := tx.enqueue(ctx, OpEnqueue, req, envs, func() { s.commit(tx) })
 	if err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/waybillmq/waybill/reliable"
@@ -34,7 +35,7 @@ type write struct {
 	deleted bool
 }
 
-func newTx(s *Store, begun context.Context) *Tx {
+func newTx(begun context.Context, s *Store) *Tx {
 	return &Tx{store: s, begun: begun, own: make(map[reliable.ID]*row), ended: make(chan struct{})}
 }
 
@@ -60,7 +61,7 @@ func (s *Store) Begin(ctx context.Context, db any) (reliable.Tx, error) {
 	}
 	var tx *Tx
 	err := s.do(ctx, OpBegin, nil, func(time.Time) error {
-		tx = newTx(s, ctx)
+		tx = newTx(ctx, s)
 		return nil
 	})
 	if err != nil {
@@ -105,8 +106,8 @@ func (tx *Tx) write(w write) error {
 
 // Get returns a business row as this transaction sees it.
 func (tx *Tx) Get(key string) (value any, ok bool) {
-	for i := len(tx.writes) - 1; i >= 0; i-- {
-		if w := tx.writes[i]; w.key == key {
+	for _, w := range slices.Backward(tx.writes) {
+		if w.key == key {
 			return w.value, !w.deleted
 		}
 	}

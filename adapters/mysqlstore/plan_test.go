@@ -62,11 +62,11 @@ func run(t *testing.T, tx *sql.Tx, query string, args ...any) (rows int) {
 	t.Helper()
 	result, err := tx.QueryContext(t.Context(), query, args...)
 	require.NoError(t, err)
+	defer result.Close()
 	for result.Next() {
 		rows++
 	}
 	require.NoError(t, result.Err())
-	require.NoError(t, result.Close())
 	return rows
 }
 

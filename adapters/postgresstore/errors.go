@@ -29,8 +29,7 @@ func dialect(prefix string) sqlstore.Dialect {
 }
 
 func classify(err error) sqlstore.Class {
-	var e *pgconn.PgError
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch e.Code {
 		case "23505":
 			return sqlstore.Duplicate

@@ -229,7 +229,7 @@ func (s *Store) takeSQL(db *sql.DB) func(context.Context, func(*pgx.Conn) (bool,
 				err = errNoListening // a wrapped driver
 				return nil
 			}
-			fit := false
+			var fit bool
 			if fit, err = fn(native.Conn()); !fit {
 				return driver.ErrBadConn // the pool throws it away
 			}

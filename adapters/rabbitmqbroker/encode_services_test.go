@@ -80,9 +80,9 @@ func TestHeaderFrameSize_isWhatGoesOverTheWire(t *testing.T) {
 			Priority:     rapid.SampledFrom([]uint8{0, 5}).Draw(t, "priority"),
 			Timestamp:    rapid.SampledFrom([]time.Time{{}, time.Unix(1, 0)}).Draw(t, "timestamp"),
 		}
-		want, err := headerFrameSize(&msg)
+		computed, err := headerFrameSize(&msg)
 		require.NoError(t, err)
 		require.NoError(t, ch.Publish("", "nowhere", false, false, msg))
-		require.Equal(t, wiretap.header, want)
+		require.Equal(t, wiretap.header, computed)
 	})
 }

@@ -30,10 +30,6 @@ func returnedError(r *amqp.Return) error {
 		r.Exchange, r.RoutingKey, r.ReplyCode, r.ReplyText)
 }
 
-func rejected(format string, args ...any) error {
-	return fmt.Errorf("rabbitmqbroker: "+format, args...)
-}
-
 // closeOutcome is what the end of a session says of the only message on it. Only a code that the server gave for what it
 // was sent decides; a connection that dies without a word, or that an operator closes, leaves the message Unknown.
 func closeOutcome(cause error) reliable.Outcome {

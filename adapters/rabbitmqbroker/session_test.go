@@ -342,7 +342,7 @@ func TestSession_aReturnJustBeforeTheEndIsReturned(t *testing.T) {
 				b.die(nil)
 			}
 			b.offer("a")
-			<-b.cause
+			_ = <-b.cause
 			b.requireOutcome("a", reliable.Returned)
 		})
 	}
@@ -369,7 +369,7 @@ func TestSession_aloneTheServersCloseCodeDecides(t *testing.T) {
 				b := newBench(t, func(c *sessionConfig) { c.alone = true })
 				b.offer("a")
 				b.die(test.reason)
-				<-b.cause
+				_ = <-b.cause
 				b.requireOutcome("a", test.want)
 			})
 		})
@@ -433,7 +433,7 @@ func TestSession_afterAnAlarmTheConfirmTimeoutStartsAgainWithinTheBlockedOne(t *
 			b.blocked <- amqp.Blocking{Active: true}
 			time.Sleep(test.alarm)
 			b.blocked <- amqp.Blocking{Active: false}
-			<-b.cause
+			_ = <-b.cause
 			require.WithinRange(t, time.Now(), began.Add(test.want), began.Add(test.want+time.Second))
 		})
 	}
@@ -563,7 +563,7 @@ func randomHistory(t *testing.T, rt *rapid.T) error {
 			handed = append(handed, "last")
 		}
 	}
-	<-b.cause
+	_ = <-b.cause
 	confirms := b.confirms()
 	for _, id := range handed {
 		if n := len(confirms[id]); n != 1 {

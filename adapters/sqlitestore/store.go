@@ -83,9 +83,9 @@ func WithLogger(logger *slog.Logger) Option {
 	}
 }
 
-// WithSynchronousNormal, for [Open] only, has SQLite sync the write-ahead log at checkpoints and not at every commit:
-// several times as many commits a second, but after a power loss (not after a crash of the process) the last commits
-// may be gone, business data and messages alike. The default is FULL.
+// WithSynchronousNormal has SQLite sync the write-ahead log at checkpoints and not at every commit: several times as
+// many commits a second, but after a power loss (not after a crash of the process) the last commits may be gone,
+// business data and messages alike. The default is FULL. It is for [Open] only.
 func WithSynchronousNormal() Option {
 	return func(o *options) error {
 		o.synchronous = "NORMAL"
@@ -96,8 +96,8 @@ func WithSynchronousNormal() Option {
 	}
 }
 
-// WithBusyTimeout, for [Open] only, sets how long a writer waits while another process or transaction holds the write
-// lock; the default is 5 s, contexts end it earlier. Too short fails transactions under load, too long hides a
+// WithBusyTimeout sets how long a writer waits while another process or transaction holds the write lock; for [Open]
+// only. The default is 5 s, contexts end it earlier. Too short fails transactions under load, too long hides a
 // transaction that somebody left open.
 func WithBusyTimeout(timeout time.Duration) Option {
 	return func(o *options) error {

@@ -137,10 +137,10 @@ func TestPublish_keepsTheOrderOfAKeyWhateverTheConcurrency(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
 		ended := make(map[string][]string)
-		delays := []time.Duration{9, 2, 7, 1, 5}
+		delays := []int{9, 2, 7, 1, 5} // milliseconds
 		f := &fake{}
 		f.handle = func(_ string, msg *message.Message) error {
-			time.Sleep(delays[len(f.calls())%len(delays)] * time.Millisecond)
+			time.Sleep(time.Duration(delays[len(f.calls())%len(delays)]) * time.Millisecond)
 			mu.Lock()
 			defer mu.Unlock()
 			key := msg.Metadata.Get(reliable.HeaderKey)

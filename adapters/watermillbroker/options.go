@@ -77,8 +77,7 @@ func WithClassifier(classify func(error) reliable.Outcome) Option {
 
 // outcomeOf believes errors that were made to be believed.
 func outcomeOf(err error) reliable.Outcome {
-	var failed *reliable.PublishError
-	if errors.As(err, &failed) {
+	if failed, ok := errors.AsType[*reliable.PublishError](err); ok {
 		return failed.Outcome
 	}
 	return reliable.Unknown

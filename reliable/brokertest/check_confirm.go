@@ -77,7 +77,7 @@ func manyAttempts(tr *trial) {
 			share += tr.Volume % publishers
 		}
 		publishing.Go(func() {
-			sizes := rand.New(rand.NewPCG(uint64(p), 1)) //nolint:gosec // sizes of batches
+			sizes := rand.New(rand.NewPCG(uint64(p), 1)) // the same sizes every time
 			for left := share; left > 0; {
 				batch := attempts(topic, min(left, 1+sizes.IntN(largest)))
 				if n, err := s.offer(ctx, batch); err != nil {
@@ -202,7 +202,7 @@ func receiveEndsEarly(tr *trial) {
 			}
 		}
 	})
-	lengths := rand.New(rand.NewPCG(7, 7)) //nolint:gosec // lengths of waits
+	lengths := rand.New(rand.NewPCG(7, 7))
 	for calls := 0; s.count() < total && ctx.Err() == nil; calls++ {
 		short, stop := context.WithTimeout(ctx, time.Duration(lengths.IntN(2000))*time.Microsecond)
 		if calls%3 == 0 {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/stretchr/testify/assert"
 
 	"github.com/waybillmq/waybill/reliable"
 )
@@ -17,11 +18,7 @@ func ReceivedBy(open func(t T) message.Subscriber, quiet time.Duration) func(t T
 	return func(t T, topic string, want int) []reliable.Envelope {
 		t.Helper()
 		sub := open(t)
-		defer func() {
-			if err := sub.Close(); err != nil {
-				t.Errorf("close subscriber: %v", err)
-			}
-		}()
+		defer func() { assert.NoError(t, sub.Close(), "close subscriber") }()
 		ctx, cancel := context.WithTimeout(t.Context(), defaultPatience)
 		defer cancel()
 		messages, err := sub.Subscribe(ctx, topic)

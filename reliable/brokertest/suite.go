@@ -79,7 +79,7 @@ var catalogue = slices.Concat(
 	watermillChecks,
 )
 
-func (h *Harness) validate() error {
+func (h Harness) validate() error {
 	var problems []error
 	need := func(missing bool, format string, args ...any) {
 		if missing {

@@ -175,7 +175,7 @@ var transactionFlaws = []flaw{
 		b.bind = func(tx any) (reliable.Enqueuer, error) {
 			bound, err := b.Store.Bind(tx)
 			if err != nil {
-				return b.Store, nil //nolint:nilerr // that is the flaw
+				return b.Store, nil
 			}
 			return bound, nil
 		}

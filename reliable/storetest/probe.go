@@ -54,7 +54,7 @@ func probeConcurrently(t *T) {
 	t.together(probers, func(i int) error {
 		holder, _ := reliable.Ability[reliable.Holder](store(i))
 		attempts, err := holder.Probe(t.Context(), topic, request(1, long))
-		probes.Add(int32(len(attempts))) //nolint:gosec // a handful
+		probes.Add(int32(len(attempts)))
 		return err
 	})
 	require.EqualValues(t, 1, probes.Load(), "one process probes at a time")

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"sync"
 	"testing"
 )
@@ -60,8 +61,8 @@ func (r *recorder) run(check func()) {
 		check()
 	}()
 	<-done
-	for i := len(r.cleanups) - 1; i >= 0; i-- {
-		r.cleanups[i]()
+	for _, cleanup := range slices.Backward(r.cleanups) {
+		cleanup()
 	}
 	if panicked != nil {
 		r.TB.Errorf("the check panics: %v\n%s", panicked, stack)

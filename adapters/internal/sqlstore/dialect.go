@@ -106,7 +106,7 @@ type Statements struct {
 	// Remember writes history, replacing what is there: [id] [fence] [entry] [outcome] [charged] [decided] [reason]
 	// [worker] [at].
 	Remember Statement
-	// Trim deletes all history of an id but the newest: id, id, how many to keep - 1.
+	// Trim deletes all history of an id but the newest: the id, twice, and how many to keep - 1.
 	Trim Statement
 	// History returns id, fence, outcome, charged, reason, at, now, oldest first: [id].
 	History Statement

@@ -2,6 +2,7 @@ package sqlstore
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -22,7 +23,7 @@ func PrintSchema(migrations []Migration) string {
 	var text strings.Builder
 	for _, m := range migrations {
 		fmt.Fprintf(&text, "-- Waybill schema version %d: %s\n\n", m.Version, m.About)
-		for _, statement := range append(m.Statements[:len(m.Statements):len(m.Statements)], m.Record) {
+		for _, statement := range append(slices.Clip(m.Statements), m.Record) {
 			text.WriteString(strings.TrimSpace(statement))
 			text.WriteString(";\n\n")
 		}

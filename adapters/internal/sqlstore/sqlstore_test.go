@@ -141,12 +141,15 @@ func TestWakeUp_isNotSpentOnWhoHasLeft(t *testing.T) {
 }
 
 func TestWakeUp_isSharedByStoresOfOneDatabaseAndGoesWithIt(t *testing.T) {
-	db := sql.OpenDB(nil)
-	require.Same(t, wakeUpOf(db, "a_"), wakeUpOf(db, "a_"))
-	require.NotSame(t, wakeUpOf(db, "a_"), wakeUpOf(db, "b_"))
-	require.NotSame(t, wakeUpOf(nil, "a_"), wakeUpOf(nil, "a_"))
-	require.NoError(t, db.Close())
-	db = nil
+	func() { // when it returns, nothing refers to the database any more
+		db := sql.OpenDB(nil)
+		one, another, other := wakeUpOf(db, "a_"), wakeUpOf(db, "a_"), wakeUpOf(db, "b_")
+		require.Same(t, one, another)
+		require.NotSame(t, one, other)
+		require.NoError(t, db.Close())
+	}()
+	one, another := wakeUpOf(nil, "a_"), wakeUpOf(nil, "a_")
+	require.NotSame(t, one, another)
 	require.Eventually(t, func() bool {
 		runtime.GC()
 		wakeUps.Lock()

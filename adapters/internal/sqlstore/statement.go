@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/waybillmq/waybill/reliable"
@@ -52,8 +53,8 @@ func NewWriter(prefix, quote string, expressions ...string) Writer {
 		"{COMPENSATING}", fmt.Sprint(flagCompensating),
 		"{columns}", columns,
 	)
-	for i := 0; i < len(expressions); i += 2 {
-		pairs = append(pairs, "{"+expressions[i]+"}", expressions[i+1])
+	for pair := range slices.Chunk(expressions, 2) {
+		pairs = append(pairs, "{"+pair[0]+"}", pair[1])
 	}
 	return Writer{strings.NewReplacer(pairs...)}
 }

@@ -226,7 +226,7 @@ func executorOf(tx any) Executor {
 	if value.Kind() == reflect.Struct {
 		field, ok := value.Type().FieldByName("Tx")
 		if ok && field.Anonymous && field.Type == reflect.TypeFor[*sql.Tx]() {
-			if tx, ok := value.FieldByIndex(field.Index).Interface().(*sql.Tx); ok && tx != nil {
+			if tx, ok := reflect.TypeAssert[*sql.Tx](value.FieldByIndex(field.Index)); ok && tx != nil {
 				return tx
 			}
 		}
