@@ -41,7 +41,7 @@ type broker struct {
 func instant(b *testing.B) broker {
 	b.Helper()
 	m := membroker.New(membroker.WithDiscard())
-	return broker{m, m, func() int { return int(m.Counts().Stored) }, func() { require.NoError(b, m.Close()) }}
+	return broker{m, m, func() int { return m.Counts().Stored }, func() { require.NoError(b, m.Close()) }}
 }
 
 // declareQuorum makes an empty quorum queue and returns a function that counts its messages.
