@@ -2,10 +2,12 @@ package sqlstore
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/waybillmq/waybill/reliable"
 )
@@ -74,8 +76,8 @@ type batch struct {
 	req    reliable.EnqueueRequest
 	envs   []reliable.Envelope
 	stored []reliable.Stored
-	all    []int // the indexes of envs
-	chunks int   // how many statements they take
+	all    []int   // the indexes of envs
+	chunks [][]int // the same, divided into statements
 	keyed  bool
 }
 
@@ -94,16 +96,18 @@ func (s *Store) newBatch(req reliable.EnqueueRequest, envs []reliable.Envelope) 
 		b.all[i] = i
 		b.keyed = b.keyed || envs[i].Key != ""
 	}
-	b.chunks = len(b.split(b.all))
+	b.chunks = b.split(b.all)
 	return b, nil
 }
 
 // single reports whether one statement stores everything.
-func (b *batch) single() bool { return b.chunks == 1 && !b.keyed }
+func (b *batch) single() bool { return len(b.chunks) == 1 && !b.keyed }
 
 func (b *batch) reset() { clear(b.stored) }
 
-// split divides the envelopes into what fits one statement each.
+// split divides the envelopes into what fits one statement each. A statement writes its rows in the order of their IDs, so
+// that two of them with IDs in common wait for each other rather than deadlock; with one writer that is no matter, and rows
+// stay as they come.
 func (b *batch) split(indexes []int) [][]int {
 	var chunks [][]int
 	first, size := 0, 0
@@ -115,12 +119,22 @@ func (b *batch) split(indexes []int) [][]int {
 		}
 		size += bytes
 	}
-	return append(chunks, indexes[first:])
+	chunks = append(chunks, indexes[first:])
+	if b.store.dialect.Explicit {
+		return chunks
+	}
+	byID := func(i, j int) int { return cmp.Compare(b.envs[i].ID, b.envs[j].ID) }
+	for _, chunk := range chunks {
+		if !slices.IsSortedFunc(chunk, byID) {
+			slices.SortStableFunc(chunk, byID)
+		}
+	}
+	return chunks
 }
 
 // insert stores the batch inside a transaction. After an error the transaction holds part of it.
 func (b *batch) insert(ctx context.Context, c Conn) error {
-	for _, chunk := range b.split(b.all) {
+	for _, chunk := range b.chunks {
 		insert := b.insertChunk
 		if b.store.dialect.InsertSkipping.text != "" {
 			insert = b.insertSkipping
@@ -350,6 +364,7 @@ func (b *batch) columns(indexes []int, now int64) []any {
 	blobs := make([][]byte, 2*n)
 	metadata, payloads := blobs[:n:n], blobs[n:]
 	lease := micros(b.req.Lease)
+	earliest := slices.Min(indexes)
 	for row, i := range indexes {
 		env := &b.envs[i]
 		ids[row], topics[row], keys[row] = string(env.ID), env.Topic, env.Key
@@ -359,7 +374,7 @@ func (b *batch) columns(indexes []int, now int64) []any {
 			payloads[row] = []byte{}
 		}
 		sizes[row], deadlines[row] = int64(env.Size()), micros(env.Deadline)
-		stored[row] = now + int64(row)
+		stored[row] = now + int64(i-earliest) // the order given, whatever that of the rows
 		switch {
 		case env.Key != "":
 			dues[row] = Parked
