@@ -92,15 +92,21 @@ func TestOrder_ofEachKeyHoldsThroughFailuresAndRestartsOfTwoRelays(t *testing.T)
 					}
 				})
 			}
+			handed := func() int { return rigs[0].seen.attempts(queue) + rigs[1].seen.attempts(queue) }
 			cut := func() { // what was sent meanwhile never arrives
-				proxy.Stall(faultproxy.Upstream, true)
-				time.Sleep(200 * time.Millisecond)
 				proxy.CutAll()
 				proxy.Stall(faultproxy.Upstream, false)
 			}
+			require.Eventually(t, func() bool { return handed() > keys }, time.Minute, time.Millisecond)
+			proxy.Stall(faultproxy.Upstream, true)
+			before := handed()
+			require.Eventually(t, func() bool { return handed() > before }, time.Minute, time.Millisecond,
+				"something must be on its way when the line is cut")
 			cut()
 			c := startChild(t, job{Database: d, AMQPURL: through, Stand: nowhere, Lease: crashLease})
 			c.await("placed")
+			proxy.Stall(faultproxy.Upstream, true)
+			time.Sleep(200 * time.Millisecond) // for the child to have sent something too, perhaps
 			cut()
 			c.kill() // with the heads of some keys, perhaps
 			senders.Wait()
