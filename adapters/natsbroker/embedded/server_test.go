@@ -113,7 +113,7 @@ func TestServer_logsWhatTheServerSays(t *testing.T) {
 	var text bytes.Buffer
 	server := start(t, t.TempDir(), embedded.WithLogger(slog.New(slog.NewTextHandler(&text, nil))))
 	server.Stop()
-	assert.Contains(t, text.String(), "Server is ready")
+	assert.Contains(t, text.String(), "Starting nats-server")
 }
 
 func TestStartServer_failsWithWhatToDo(t *testing.T) {
