@@ -194,6 +194,7 @@ type child struct {
 	t     testing.TB
 	cmd   *exec.Cmd
 	lines chan string
+	said  map[string]bool // by await
 	ended sync.Once
 }
 
@@ -208,7 +209,7 @@ func startChild(t testing.TB, j job) *child {
 	require.NoError(t, err)
 	cmd.Stderr = t.Output()
 	require.NoError(t, cmd.Start())
-	c := &child{t: t, cmd: cmd, lines: make(chan string, 100)}
+	c := &child{t: t, cmd: cmd, lines: make(chan string, 100), said: make(map[string]bool)}
 	go c.read(out)
 	t.Cleanup(c.kill)
 	return c
@@ -221,18 +222,16 @@ func (c *child) read(out io.Reader) {
 	}
 }
 
-// await waits until the child says line.
+// await waits until the child says line, or has said it: what its goroutines say comes in any order.
 func (c *child) await(line string) {
 	c.t.Helper()
 	timeout := time.After(time.Minute)
-	for {
+	for !c.said[line] {
 		select {
 		case said, open := <-c.lines:
 			require.True(c.t, open, "the child ended before it said %q", line)
 			require.False(c.t, strings.HasPrefix(said, "ended:"), "the child %s", said)
-			if said == line {
-				return
-			}
+			c.said[said] = true
 		case <-timeout:
 			require.FailNow(c.t, "the child did not come this far", line)
 		}

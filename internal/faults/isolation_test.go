@@ -114,8 +114,12 @@ type backlog struct {
 
 const followers = 100_000
 
+// neverFailed keeps what is refused from ever using up its budget; it comes back at the usual pace. Their fifty topics are
+// held one by one and each sends its probe on a connection of its own, which at a pace of a test's would be a load.
+var neverFailed = []tagging.Option{tagging.WithFailureBudget(1_000_000, 24*time.Hour)}
+
 var backlogs = []backlog{
-	{"500 rows that always fail, the oldest of all", endless, func(t *testing.T, r *rig) {
+	{"500 rows that always fail, the oldest of all", neverFailed, func(t *testing.T, r *rig) {
 		t.Helper()
 		for i := range 50 {
 			publishAll(t, r, fmt.Sprintf("nowhere-%d", i), fmt.Sprintf("failing-%d", i), 10)
