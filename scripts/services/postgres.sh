@@ -42,6 +42,14 @@ service_prepare() {
 }
 
 service_start() {
+	local lock pid
+	lock=$(service_dir)/data/postmaster.pid
+	# A server that was killed leaves its lock, and refuses to start while any process has the number in it: another one by
+	# now, or its own that nobody has collected yet.
+	if [ -r "$lock" ] && read -r pid <"$lock" && ! tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -qF "$(service_dir)"; then
+		rm -f "$lock"
+		sleep 2 # its backends hold its shared memory until they notice that it is gone
+	fi
 	start_daemon "$(postgres_program postgres)" -D "$(service_dir)/data"
 }
 
