@@ -78,7 +78,7 @@ func (e *Engine) dispatchLoop(ctx context.Context) {
 			pause(ctx, unreachablePause)
 		}
 		clear(taken)
-		clear(attempts[:cap(attempts)])
+		clear(attempts)
 	}
 	e.giveBackQueued(0, 0)
 }
