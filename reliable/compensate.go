@@ -15,6 +15,15 @@ type Compensator interface {
 	SettleCompensation(ctx context.Context, c Compensation) (SettleResult, error)
 }
 
+// CompensationSettler is the ability of a [Tx] to record a handler's success in the very transaction in which the handler
+// wrote: the effect and the status commit together, or neither does. A [Tx] of a [Compensator] that is a [Transactor] has
+// it.
+type CompensationSettler interface {
+	// SettleCompensation is that of [Compensator], inside the transaction. What is not [Applied] means that somebody else
+	// has the envelope now: the transaction must be rolled back.
+	SettleCompensation(ctx context.Context, c Compensation) (SettleResult, error)
+}
+
 // Compensation is the outcome of one run of a compensation handler.
 type Compensation struct {
 	ID     ID

@@ -7,8 +7,8 @@ import (
 
 // Inspector is the ability of a store to tell what an alarm, and a person, needs.
 type Inspector interface {
-	// Stats returns counts and ages by topic, of what is Pending and what is Failed; topics with neither are left out.
-	// Its cost grows with what is pending and failed, never with what is settled.
+	// Stats returns counts and ages by topic; topics that have nothing but confirmed envelopes are left out. Its cost grows
+	// with what is pending, failed, compensated or discarded, never with what is confirmed.
 	Stats(ctx context.Context) ([]TopicStats, error)
 	// Lookup returns what is stored of the IDs that exist, in no particular order; at most 1,000 IDs.
 	Lookup(ctx context.Context, ids ...ID) ([]Record, error)
@@ -19,6 +19,8 @@ type TopicStats struct {
 	Topic         string
 	Pending       int
 	Failed        int
+	Compensated   int
+	Discarded     int
 	OldestPending time.Duration // age since stored, on the store's clock; 0 if none is pending
 	OldestFailed  time.Duration // age since stored; 0 if none is failed
 }
@@ -41,13 +43,46 @@ type Record struct {
 	History []HistoryEntry
 }
 
-// HistoryEntry is one attempt that did not end well, or one action of an operator.
+// HistoryEntry is one attempt that did not end well, one run of a compensation handler, or one decision.
 type HistoryEntry struct {
+	Kind    HistoryKind
 	Fence   int64
-	Outcome Outcome
-	Charged bool
-	Reason  string
-	Ago     time.Duration // how long ago it was recorded, on the store's clock
+	Outcome Outcome // of [AttemptEnded]
+	Charged bool    // of [AttemptEnded]
+	Action  Action  // of [OperatorDecided]
+	// By is the worker whose attempt or run it was, or the person who decided.
+	By     string
+	Reason string
+	Ago    time.Duration // how long ago it was recorded, on the store's clock
+}
+
+// HistoryKind says what an entry of a history is about.
+type HistoryKind uint8
+
+const (
+	// AttemptEnded is an attempt that did not end acked.
+	AttemptEnded HistoryKind = iota
+	// GivenUp is a failure that was decided without an attempt: behind a held topic.
+	GivenUp
+	// CompensationFailed is a run of a handler that did not succeed.
+	CompensationFailed
+	// OperatorDecided is a person's decision.
+	OperatorDecided
+)
+
+// String returns the kind as it appears in tables and logs.
+func (k HistoryKind) String() string {
+	switch k {
+	case AttemptEnded:
+		return "attempt"
+	case GivenUp:
+		return "given up"
+	case CompensationFailed:
+		return "compensation"
+	case OperatorDecided:
+		return "decision"
+	}
+	return "invalid"
 }
 
 // MaxHistory is how many history entries are kept for an envelope.
