@@ -196,11 +196,21 @@ func (b *Bound) Enqueue(
 
 // Bind returns an Enqueuer on a transaction of database/sql, or of a library on top of it.
 func (s *Store) Bind(tx any) (reliable.Enqueuer, error) {
-	if executor := executorOf(tx); executor != nil {
-		return s.BindConn(SQLConn{executor}), nil
+	conn, err := ConnOf(tx)
+	if err != nil {
+		return nil, s.fail("bind", err)
 	}
-	return nil, s.fail("bind", reliable.Invalid("tx", "is a %T, which is no transaction: pass a *sql.Tx, or a transaction "+
-		"that has its methods ExecContext, QueryContext, Commit and Rollback", tx))
+	return s.BindConn(conn), nil
+}
+
+// ConnOf runs statements in a transaction of database/sql, or of a library on top of it; what is none is
+// [reliable.ErrInvalid].
+func ConnOf(tx any) (Conn, error) {
+	if executor := executorOf(tx); executor != nil {
+		return SQLConn{executor}, nil
+	}
+	return nil, reliable.Invalid("tx", "is a %T, which is no transaction: pass a *sql.Tx, or a transaction "+
+		"that has its methods ExecContext, QueryContext, Commit and Rollback", tx)
 }
 
 // transactional is by what a transaction is told from a pool of connections.
