@@ -248,7 +248,7 @@ func production(path string) bool {
 func forTests(path string) bool {
 	for _, library := range []string{
 		"testing", "github.com/stretchr/testify", "go.uber.org/goleak", "pgregory.net/rapid",
-		"github.com/ThreeDotsLabs/watermill/pubsub/tests",
+		"github.com/ThreeDotsLabs/watermill/pubsub/tests", "github.com/twmb/franz-go/pkg/kfake",
 		module + "adapters/memstore", module + "adapters/membroker",
 		module + "reliable/storetest", module + "reliable/brokertest", module + "reliable/schedulertest",
 		module + "internal/testenv", module + "internal/testservers", module + "internal/faultproxy",

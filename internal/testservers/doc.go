@@ -1,4 +1,4 @@
-// Package testservers starts servers that belong to one test, which may kill, pause and restart them: RabbitMQ, MariaDB
+// Package testservers starts servers that belong to one test, which may kill, pause and restart them: RabbitMQ, Kafka, MariaDB
 // and PostgreSQL from the programs that `make services-up` installs. Tests that only need a server use testenv.
 //
 // Each listens on loopback only, with ports and data of its own, and syncs to disk as it would in production, so several

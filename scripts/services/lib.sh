@@ -7,6 +7,7 @@
 #   service_packages   prints the Debian packages that it needs
 #   service_installed  succeeds when its programs are there
 #   service_user       prints the account that the server runs as when we are root
+#   service_fetch      fetches what no package brings, unless it is there; most need nothing
 #   service_prepare    makes its data directory; called once, as root or as the only user there is
 #   service_start      starts the server with start_daemon
 #   service_answers    succeeds when a client would be served
@@ -120,6 +121,11 @@ service_up() {
 			say "$service: port $(service_port) is taken by another program: stop it, or set $(service_variable) to a server of yours"
 			return 1
 		fi
+		if ! service_fetch >"$state_dir/$service-fetch.log"; then
+			tail -n 20 "$state_dir/$service-fetch.log" >&2
+			say "$service: cannot be fetched: see $state_dir/$service-fetch.log"
+			return 1
+		fi
 		if [ ! -e "$dir/prepared" ]; then
 			rm -rf "$dir"
 			mkdir -p "$dir/data"
@@ -177,6 +183,7 @@ service_status() {
 }
 
 # What most services do; a service file may say otherwise.
+service_fetch() { :; }
 service_stop_signal() { echo TERM; }
 service_stopped() { :; }
 
