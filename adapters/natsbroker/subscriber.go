@@ -203,23 +203,28 @@ func (s *Subscriber) subscribe(ctx context.Context, topic string) (*subscription
 	return sub, sub.start(ctx)
 }
 
-// consumerName is the group and the subject; where JetStream does not take that for a name, what it does take of it,
-// and enough of a hash to tell it from others.
+// consumerName is the group and the subject, as far as JetStream takes that for a name.
 func consumerName(group, subject string) string {
+	return fitName(group+"__"+subject, group+"\x00"+subject)
+}
+
+// fitName is text where JetStream takes that for a name; else what it does take of it, and enough of identity's hash to
+// tell it from others.
+func fitName(text, identity string) string {
 	clean := strings.Map(func(r rune) rune {
 		if r <= ' ' || strings.ContainsRune(".*>/\\", r) {
 			return '_'
 		}
 		return r
-	}, group+"__"+subject)
+	}, text)
 	const longest = 100 // it is also the name of a folder
-	if clean == group+"__"+subject && len(clean) <= longest {
+	if clean == text && len(clean) <= longest {
 		return clean
 	}
 	if len(clean) > longest {
 		clean = strings.ToValidUTF8(clean[:longest], "_")
 	}
-	sum := sha256.Sum256([]byte(group + "\x00" + subject))
+	sum := sha256.Sum256([]byte(identity))
 	return clean + "-" + hex.EncodeToString(sum[:4])
 }
 

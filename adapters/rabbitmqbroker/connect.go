@@ -69,8 +69,9 @@ type connection struct {
 	wire *wire
 }
 
-// dial opens a connection. It ends with ctx, and leaves nothing behind when it fails.
-func (s *settings) dial(ctx context.Context) (*connection, error) {
+// dial opens a connection, which the broker's lists show by name. It ends with ctx, and leaves nothing behind when it
+// fails.
+func (s *settings) dial(ctx context.Context, name string) (*connection, error) {
 	uri, err := amqp.ParseURI(s.config.Connection.AmqpURI)
 	if err != nil {
 		return nil, errors.New("the URL cannot be parsed") // the cause would repeat it, password included
@@ -82,7 +83,7 @@ func (s *settings) dial(ctx context.Context) (*connection, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 
-	config := s.amqpConfig("waybill publisher")
+	config := s.amqpConfig(name)
 	open := config.Dial
 	if open == nil {
 		open = func(network, address string) (net.Conn, error) {
@@ -168,7 +169,7 @@ func connectProblem(err error) ConnectProblem {
 
 // openLink opens a connection and, on it, a channel in confirm mode.
 func (s *settings) openLink(ctx context.Context) (link, *connection, error) {
-	conn, err := s.dial(ctx)
+	conn, err := s.dial(ctx, "waybill publisher")
 	if err != nil {
 		return link{}, nil, err
 	}
