@@ -154,7 +154,8 @@ func TestNames_areThoseOfTheTablesAndLogs(t *testing.T) {
 		reliable.Discarded: "discarded", reliable.Status(9): "invalid",
 		reliable.Unknown: "unknown", reliable.Acked: "acked", reliable.Nacked: "nacked", reliable.Returned: "returned",
 		reliable.Rejected: "rejected", reliable.Outcome(9): "invalid",
-		reliable.Applied: "applied", reliable.Late: "late", reliable.Stale: "stale", reliable.Repeated: "repeated", reliable.SettleResult(9): "invalid",
+		reliable.Applied: "applied", reliable.Late: "late", reliable.Stale: "stale", reliable.Repeated: "repeated",
+		reliable.Overtaken: "overtaken", reliable.SettleResult(9): "invalid",
 	} {
 		assert.Equal(t, want, value.String())
 	}

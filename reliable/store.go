@@ -51,7 +51,8 @@ type Store interface {
 	// settlement repeated changes nothing more.
 	//
 	// Facts are not fenced, decisions are. An ack (Outcome [Acked], To [Confirmed]) wins over any later lease, over
-	// Pending and over Failed (unless compensation has begun: then it is recorded as a late ack and nothing else changes).
+	// Pending and over Failed (unless compensation has begun: then it is recorded as a late ack, nothing else changes, and
+	// the result is [Overtaken]).
 	// A charge counts, once per fence, even when it comes late. What To says otherwise applies only while Fence is the
 	// newest fence of a pending envelope.
 	Settle(ctx context.Context, ss ...Settlement) ([]SettleResult, error)
@@ -115,6 +116,9 @@ const (
 	Stale
 	// Repeated means that the very same settlement had been recorded before.
 	Repeated
+	// Overtaken means that an ack came after compensation had begun, or after the envelope was discarded: it was recorded
+	// as a late ack ([Record].LateAck), and nothing else changed.
+	Overtaken
 )
 
 // String returns the result as it appears in logs.
@@ -128,6 +132,8 @@ func (r SettleResult) String() string {
 		return "stale"
 	case Repeated:
 		return "repeated"
+	case Overtaken:
+		return "overtaken"
 	}
 	return "invalid"
 }

@@ -83,7 +83,7 @@ func (s *Store) ack(r *row, x *reliable.Settlement, now time.Time) reliable.Sett
 	case r.compensating || r.status.Final():
 		r.ackedBy = x.Fence
 		r.lateAck = true
-		return reliable.Late
+		return reliable.Overtaken
 	}
 	inTime := r.status == reliable.Pending && r.fence == x.Fence && r.leased
 	r.ackedBy = x.Fence

@@ -246,7 +246,7 @@ func compensationAckAfter(t *T) {
 	attempt := t.failed(keyed("a", "k"))[0]
 	t.put(keyed("follower", "k"))
 	r := t.oneFailed()
-	t.settles(ack(attempt), reliable.Late)
+	t.settles(ack(attempt), reliable.Overtaken)
 	t.settles(ack(attempt), reliable.Repeated)
 	t.hasStatus(keyed("a", "k"), reliable.Failed)
 	t.none("the key waits for the compensation")
@@ -264,7 +264,7 @@ func compensationAckAfter(t *T) {
 func compensationAckDone(t *T) {
 	attempt := t.failed(env("a"))[0]
 	t.compensates(compensation(t.oneFailed(), true), reliable.Applied)
-	t.settles(ack(attempt), reliable.Late)
+	t.settles(ack(attempt), reliable.Overtaken)
 	t.hasStatus(env("a"), reliable.Compensated)
 	if Inspection.of(t.store) {
 		require.True(t, t.record("a").LateAck)

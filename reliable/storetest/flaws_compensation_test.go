@@ -93,7 +93,7 @@ var compensationFlaws = []flaw{
 	{"a late ack is applied after compensation began", func(b *broken) {
 		acked := make(map[reliable.ID]bool)
 		b.afterSettle(func(s settlement, r *reliable.SettleResult) {
-			if *r == reliable.Late && s.To == reliable.Confirmed && b.has(s, reliable.Failed) {
+			if *r == reliable.Overtaken && b.has(s, reliable.Failed) {
 				acked[s.ID] = true
 			}
 		})
@@ -106,7 +106,7 @@ var compensationFlaws = []flaw{
 	{"a late ack is applied to what was compensated", func(b *broken) {
 		acked := make(map[reliable.ID]bool)
 		b.afterSettle(func(s settlement, r *reliable.SettleResult) {
-			if *r == reliable.Late && s.To == reliable.Confirmed && b.has(s, reliable.Compensated) {
+			if *r == reliable.Overtaken && b.has(s, reliable.Compensated) {
 				acked[s.ID] = true
 			}
 		})
@@ -116,6 +116,14 @@ var compensationFlaws = []flaw{
 			}
 		})
 	}, by("Compensation_a_late_ack_of_what_was_compensated_is_recorded,_not_applied")},
+	{"an ack that compensation has overtaken is told like one that wins", func(b *broken) {
+		b.afterSettle(func(_ settlement, r *reliable.SettleResult) {
+			if *r == reliable.Overtaken {
+				*r = reliable.Late
+			}
+		})
+	}, by("Compensation_a_late_ack_after_it_began_is_recorded,_not_applied",
+		"Compensation_a_late_ack_of_what_was_compensated_is_recorded,_not_applied")},
 	{"a late ack after compensation began is forgotten", func(b *broken) {
 		b.eachRecord(func(r *record) { r.LateAck = false })
 	}, by("Compensation_a_late_ack_after_it_began_is_recorded,_not_applied")},

@@ -133,8 +133,9 @@ func (o *Outbox) Stats(ctx context.Context) ([]reliable.TopicStats, error) {
 
 // settled tells receipts and hooks what was recorded.
 func (o *Outbox) settled(a *reliable.Attempt, s *reliable.Settlement, result reliable.SettleResult) {
-	// A late or repeated ack may have been recorded without changing the status; a store that can be asked knows.
-	confirmed := result == reliable.Applied || result != reliable.Stale && o.receipts.inspector == nil
+	// A repeated ack may be one that was overtaken before; a store that can be asked knows.
+	confirmed := result == reliable.Applied || result == reliable.Late ||
+		result == reliable.Repeated && o.receipts.inspector == nil
 	switch {
 	case confirmed && s.To == reliable.Confirmed:
 		o.receipts.resolve(s.ID, reliable.Confirmed)

@@ -80,7 +80,7 @@ func (r *state) ack(x *reliable.Settlement) reliable.SettleResult {
 	if r.has(flagCompensating) || r.status.Final() {
 		r.ackedBy = x.Fence
 		r.flags |= flagLateAck
-		return reliable.Late
+		return reliable.Overtaken
 	}
 	result := reliable.Late
 	if r.status == reliable.Pending && r.fence == x.Fence && r.leased() {
