@@ -16,28 +16,30 @@ import (
 type Option func(*config)
 
 type config struct {
-	worker        string
-	logger        *slog.Logger
-	limits        reliable.Limits
-	lease         time.Duration
-	confirmWait   time.Duration
-	pollInterval  time.Duration
-	drainTimeout  time.Duration
-	storeTimeout  time.Duration
-	window        int
-	capacity      int
-	capacityBytes int
-	groupRows     int
-	groupBytes    int
-	groupWriters  int
-	policy        engine.Policy
-	classic       bool
-	budgetSet     bool
-	retention     time.Duration
-	handlers      map[string]FailedHandler
-	hooks         Hooks
-	capture       func(ctx context.Context) map[string]string
-	errs          []error
+	worker         string
+	logger         *slog.Logger
+	limits         reliable.Limits
+	lease          time.Duration
+	confirmWait    time.Duration
+	pollInterval   time.Duration
+	drainTimeout   time.Duration
+	storeTimeout   time.Duration
+	window         int
+	capacity       int
+	capacityBytes  int
+	groupRows      int
+	groupBytes     int
+	groupWriters   int
+	policy         engine.Policy
+	classic        bool
+	budgetSet      bool
+	retention      time.Duration
+	handlers       map[string]handling
+	handlersAtOnce int
+	handlerBackoff engine.Backoff
+	hooks          Hooks
+	capture        func(ctx context.Context) map[string]string
+	errs           []error
 }
 
 // defaultWriters is how many shared statements are under way at a time if the store has no opinion: one writes while the
@@ -60,7 +62,8 @@ func newConfig(opts []Option, store reliable.Store, publisher reliable.Publisher
 			Again: engine.Backoff{Base: 250 * time.Millisecond, Max: 10 * time.Second},
 		},
 		retention: 24 * time.Hour,
-		handlers:  make(map[string]FailedHandler),
+		handlers:  make(map[string]handling), handlersAtOnce: 4,
+		handlerBackoff: engine.Backoff{Base: time.Second, Max: 5 * time.Minute},
 	}
 	if store == nil {
 		return cfg, fmt.Errorf("tagging: %w", reliable.Invalid("store", "must not be nil"))
@@ -91,11 +94,7 @@ func newConfig(opts []Option, store reliable.Store, publisher reliable.Publisher
 	if cfg.classic && cfg.budgetSet {
 		cfg.invalid("Classic", "contradicts WithFailureBudget: Classic has its own limit")
 	}
-	if len(cfg.handlers) > 0 {
-		if _, ok := reliable.Ability[reliable.Compensator](store); !ok {
-			cfg.invalid("WithFailedHandler", "needs a store that is a reliable.Compensator")
-		}
-	}
+	cfg.checkHandlers(store)
 	if len(cfg.errs) > 0 {
 		return cfg, fmt.Errorf("tagging: options: %w", errors.Join(cfg.errs...))
 	}
@@ -314,32 +313,12 @@ func WithCapture(capture func(ctx context.Context) map[string]string) Option {
 	return func(c *config) { c.capture = capture }
 }
 
-// FailedHandler compensates one failed message. It runs under a lease, whose end its context has as deadline, in one
-// process at a time, at least once for each failed message: a handler that was killed runs again. record has the history,
-// and MayHaveBeenSent says whether the message may have been delivered in spite of its failure. nil makes the message
-// compensated; an error or a panic has the handler run again after a backoff.
-type FailedHandler func(ctx context.Context, record *reliable.Record) error
-
-// WithFailedHandler registers the compensation of a topic's failed messages. Those of topics without a handler wait for an
-// operator.
-func WithFailedHandler(topic string, handler FailedHandler) Option {
-	return func(c *config) {
-		switch {
-		case topic == "" || handler == nil:
-			c.invalid("WithFailedHandler", "needs a topic and a handler")
-		case c.handlers[topic] != nil:
-			c.invalid("WithFailedHandler", "topic %q has a handler already", topic)
-		default:
-			c.handlers[topic] = handler
-		}
-	}
-}
-
 // WithHooks sets what is told of each step; default nothing.
 func WithHooks(hooks Hooks) Option { return func(c *config) { c.hooks = hooks } }
 
-// Hooks are told of each step, for metrics, traces and tests. They are called synchronously on the relay's goroutines:
-// they must be quick, must not call back into the Outbox and must not keep what they are given. Nil ones are skipped.
+// Hooks are told of each step, for metrics, traces and tests. They are called synchronously on the relay's goroutines,
+// several at a time: they must be quick, must not call back into the Outbox and must not keep what they are given. Nil ones
+// are skipped.
 type Hooks struct {
 	// Handed is called before attempts are handed to the broker.
 	Handed func(attempts []reliable.Attempt)
@@ -353,8 +332,14 @@ type Hooks struct {
 	Released func(topic string)
 	// FailedTogether is called with how many messages failed behind a held topic.
 	FailedTogether func(topic string, n int)
-	// Compensated is called for each failed message whose handler succeeded.
-	Compensated func(record *reliable.Record)
+	// Failed is called for each message that this process has recorded as failed, but for those of FailedTogether.
+	Failed func(a *reliable.Attempt, s *reliable.Settlement)
+	// LateAck is called for each ack that came after compensation had begun, or after the message was discarded: consumers
+	// have it in spite of that.
+	LateAck func(a *reliable.Attempt)
+	// Compensated is called for each failed message whose handler succeeded, HandlerFailed for each run that did not.
+	Compensated   func(record *reliable.Record)
+	HandlerFailed func(record *reliable.Record, err error)
 	// Backlog is called every 15 s with what is pending and failed, by topic.
 	Backlog func(stats []reliable.TopicStats)
 }

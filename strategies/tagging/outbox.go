@@ -45,7 +45,7 @@ func New(store reliable.Store, publisher reliable.Publisher, confirms reliable.C
 			Handed: cfg.hooks.Handed, Answered: cfg.hooks.Answered, Held: cfg.hooks.Held, Released: cfg.hooks.Released,
 			Settled: o.settled,
 			FailedTogether: func(topic string, n int) {
-				o.chores.kickCompensation()
+				o.chores.compensation.kick()
 				if cfg.hooks.FailedTogether != nil {
 					cfg.hooks.FailedTogether(topic, n)
 				}
@@ -141,9 +141,19 @@ func (o *Outbox) settled(a *reliable.Attempt, s *reliable.Settlement, result rel
 		o.receipts.resolve(s.ID, reliable.Confirmed)
 	case s.To == reliable.Failed && (result == reliable.Applied || result == reliable.Repeated):
 		o.receipts.resolve(s.ID, reliable.Failed)
-		o.chores.kickCompensation()
+		o.chores.compensation.kick()
 		o.cfg.logger.Warn("message failed and waits for compensation", slog.String("id", string(s.ID)), slog.String("topic", s.Topic),
 			slog.Int("attempt", a.Attempts), slog.String("outcome", s.Outcome.String()), slog.String("reason", s.Reason))
+		if o.cfg.hooks.Failed != nil {
+			o.cfg.hooks.Failed(a, s)
+		}
+	case result == reliable.Overtaken:
+		o.receipts.forget(s.ID)
+		o.cfg.logger.Warn("the broker has a message whose compensation has begun, or that was discarded",
+			slog.String("id", string(s.ID)), slog.String("topic", s.Topic))
+		if o.cfg.hooks.LateAck != nil {
+			o.cfg.hooks.LateAck(a)
+		}
 	default:
 		o.receipts.forget(s.ID) // any relay of the fleet may record the outcome: who waits asks the store
 	}

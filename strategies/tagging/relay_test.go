@@ -2,7 +2,6 @@ package tagging_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -682,78 +681,6 @@ func TestIdle_aRelayAsksAtMostTwiceASecond(t *testing.T) {
 		before := p.line.counted("")
 		after(10 * time.Minute)
 		assert.LessOrEqual(t, p.line.counted("")-before, 10*60*2)
-	})
-}
-
-func TestCompensation_runsUntilItSucceeds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		store := memstore.New()
-		broker := membroker.New(membroker.WithConfirmTimeout(time.Second),
-			membroker.WithScript(func(membroker.Attempt) membroker.Verdict { return membroker.Verdict{Act: membroker.Reject} }))
-		var runs []string
-		var compensated []reliable.ID
-		handler := func(ctx context.Context, record *reliable.Record) error {
-			deadline, ok := ctx.Deadline()
-			assert.True(t, ok)
-			assert.LessOrEqual(t, time.Until(deadline), 10*time.Second)
-			runs = append(runs, string(record.ID)) // one at a time, on the relay's goroutine
-			assert.Equal(t, reliable.Failed, record.Status)
-			assert.NotEmpty(t, record.History)
-			switch len(runs) {
-			case 1:
-				panic("the handler is lost")
-			case 2:
-				return errors.New("the bank is closed")
-			case 3:
-				<-ctx.Done() // it is killed at the end of its lease
-				return ctx.Err()
-			}
-			return nil
-		}
-		p := single(t, store, broker, tagging.WithLease(10*time.Second), tagging.WithFailedHandler("orders", handler),
-			tagging.WithHooks(tagging.Hooks{Compensated: func(record *reliable.Record) { compensated = append(compensated, record.ID) }}),
-			tagging.WithBackoff(time.Second, 4*time.Second))
-		_, err := p.Publish(t.Context(), envelope("a"), reliable.Envelope{ID: "unhandled", Topic: "other"})
-		require.NoError(t, err)
-		after(100 * time.Millisecond)
-		assert.Equal(t, reliable.Failed, statusOf(t, store, "a"))
-		after(2 * time.Minute)
-		assert.Equal(t, []string{"a", "a", "a", "a"}, runs)
-		assert.Equal(t, []reliable.ID{"a"}, compensated)
-		assert.Equal(t, reliable.Compensated, statusOf(t, store, "a"))
-		assert.Equal(t, reliable.Failed, statusOf(t, store, "unhandled"), "what has no handler waits for an operator")
-	})
-}
-
-func TestCompensation_eachHandlerHasTheWholeLease(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		store, broker := memstore.New(), membroker.New(membroker.WithConfirmTimeout(time.Second),
-			membroker.WithScript(func(membroker.Attempt) membroker.Verdict { return membroker.Verdict{Act: membroker.Reject} }))
-		var mu sync.Mutex
-		runs := make(map[reliable.ID]int)
-		handler := func(ctx context.Context, record *reliable.Record) error {
-			mu.Lock()
-			runs[record.ID]++
-			mu.Unlock()
-			select {
-			case <-time.After(8 * time.Second):
-				return nil
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		}
-		opts := []tagging.Option{tagging.WithLease(10 * time.Second), tagging.WithFailedHandler("orders", handler)}
-		single(t, store, broker, opts...)
-		second, err := newProcess(store, broker, opts...)
-		require.NoError(t, err)
-		second.start()
-		stored(t, store, many("orders", "failed", 10)...)
-		after(3 * time.Minute)
-		assert.Equal(t, map[reliable.Status]int{reliable.Compensated: 10}, countStatus(store, "orders"))
-		for id, n := range runs {
-			assert.Equal(t, 1, n, "%q", id)
-		}
-		require.NoError(t, second.stop())
 	})
 }
 

@@ -147,7 +147,7 @@ func (e *Engine) run(ctx context.Context, once bool) (Report, error) {
 	e.sweeping.Store(once)
 	e.unreachable.Store(false) // until shown otherwise: what an earlier run found may long be over
 	e.window.open(once)
-	var intakers, dispatchers, settlers sync.WaitGroup
+	var intakers, chores, dispatchers, settlers sync.WaitGroup
 	settlers.Go(func() { e.receiveLoop(outcomes) })
 	settlers.Go(func() { e.settler.loop(outcomes) })
 	dispatchers.Go(func() { e.dispatchLoop(dispatch) })
@@ -161,7 +161,7 @@ func (e *Engine) run(ctx context.Context, once bool) (Report, error) {
 		intakers.Go(func() { e.wakeLoop(intake) })
 		intakers.Go(func() { e.holds.loop(intake) })
 		for _, chore := range e.cfg.Chores {
-			intakers.Go(func() { e.choreLoop(intake, chore) })
+			chores.Go(func() { e.choreLoop(intake, chore) })
 		}
 		<-ctx.Done()
 	}
@@ -171,6 +171,7 @@ func (e *Engine) run(ctx context.Context, once bool) (Report, error) {
 	drainErr := e.drain(stopDispatch, &dispatchers, once)
 	stopOutcomes()
 	settlers.Wait()
+	chores.Wait() // they finish beside the drain, not before it
 	e.window.clear()
 	if once && e.holder != nil {
 		// The next pass may be another process's: it finds in the store what this one learned.
