@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/waybillmq/waybill/adapters/kafkabroker"
 	"github.com/waybillmq/waybill/adapters/mysqlstore"
 	"github.com/waybillmq/waybill/adapters/natsbroker"
 	"github.com/waybillmq/waybill/adapters/natsbroker/embedded"
@@ -26,7 +27,7 @@ func linkedStores() backend.Stores {
 }
 
 func linkedBrokers() backend.Brokers {
-	return backend.Brokers{rabbitmqbroker.Backend(), natsbroker.Backend(), embedded.Backend()}
+	return backend.Brokers{rabbitmqbroker.Backend(), kafkabroker.Backend(), natsbroker.Backend(), embedded.Backend()}
 }
 
 var possible = regexp.MustCompile(`possible are ([a-z0-9_, ]+)`)
@@ -129,6 +130,17 @@ func TestOpen_refusesWhatIsWrongInAURL(t *testing.T) {
 		{"nats://shop:s3cret@host?creds=/nowhere", "can be read"},
 		{"nats://shop:s3cret@host?tls_cert=/etc/hosts", "give both or none"},
 		{"nats://shop:s3cret@host?prefetch=1&concurrency=2", "must lie between 1 and the prefetch"},
+		{"kafka:///orders", "host: is missing"},
+		{"kafka://host/orders", "path: has no meaning to Kafka"},
+		{"kafka://host:9092,:9092", "host: must be host:port"},
+		{"kafka://shop:s3cret@host", `"sasl": is missing`},
+		{"kafka://shop:s3cret@host?sasl=gssapi", "must be one of plain, scram-sha-256, scram-sha-512"},
+		{"kafka://shop@host?sasl=plain", "needs user and password"},
+		{"kafka://host?acks=1", `parameter "acks": is unknown`},
+		{"kafka://host?tls_ca=/etc/hosts", "needs tls=true"},
+		{"kafka://host?tls=true&tls_ca=/nowhere", "readable file with PEM"},
+		{"kafka://host?tls=true&tls_cert=/etc/hosts", "give both or none"},
+		{"kafka://host?confirm_timeout=10ms", "must be a duration from 1s"},
 		{"nats-embedded:", "path: is missing"},
 		{"nats-embedded://host/data", "stands where the path of a folder is expected"},
 		{"nats-embedded:data?listen=0", "must be a number from 1 to 65535"},
@@ -148,6 +160,7 @@ func TestOpen_takesWhatIsRight(t *testing.T) {
 		"amqps://host/%2F?groups=a,b&queue_type=quorum&mandatory=false&heartbeat=5&confirm_timeout=30s",
 		"amqp://host:1/?topology=queue&declare=all&prefetch=1&max_message=1000",
 		"nats://t0ken@host",
+		"kafka://host", "kafka://shop:s%2Fcret@a,b:9093?sasl=scram-sha-512&tls=skip-verify&partitions=3&replicas=1&linger=5ms",
 		"tls://shop:s3cret@host:4222?servers=b:4222,[::1]:4222&stream=S&subjects=a.>,b&dedup=none&replicas=3&ack_wait=1m",
 	} {
 		t.Run(rawURL, func(t *testing.T) {
