@@ -88,7 +88,7 @@ func (l Limits) checkMetadata(metadata map[string]string) error {
 		switch {
 		case key == "":
 			return Invalid("Metadata", "has an empty key")
-		case Reserved(key):
+		case Reserved(key) && !Travels(key):
 			return Invalid("Metadata", "key %q begins with %q, which is reserved; use EnvelopeOf for a message that was received",
 				key, ReservedPrefix)
 		}

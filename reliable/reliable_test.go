@@ -220,3 +220,21 @@ func FuzzLimits_whatPassesGoesThereAndBack(f *testing.F) {
 		}
 	})
 }
+
+// What a consumer notes on a message it could not process has to arrive: publishers send what EnvelopeOf returns.
+func TestEnvelopeOf_passesOnWhatTravels(t *testing.T) {
+	msg := message.NewMessage("order-1", nil)
+	msg.Metadata = message.Metadata{
+		reliable.HeaderVersion: "1", reliable.HeaderKey: "ada", reliable.HeaderNATSMetadata: "x", reliable.ReservedPrefix + "other": "x",
+		reliable.HeaderFailureTopic: "orders", reliable.HeaderReplays: "2", reliable.HeaderCopy: "3 billing", "tenant": "eu",
+	}
+	env := reliable.EnvelopeOf("orders.poison", msg)
+	assert.Equal(t, "ada", env.Key)
+	assert.Equal(t, map[string]string{
+		reliable.HeaderFailureTopic: "orders", reliable.HeaderReplays: "2", reliable.HeaderCopy: "3 billing", "tenant": "eu",
+	}, env.Metadata)
+	limits := reliable.DefaultLimits()
+	assert.NoError(t, limits.Check(&env), "it can be stored")
+	env.Metadata[reliable.ReservedPrefix+"other"] = "x"
+	assert.ErrorIs(t, limits.Check(&env), reliable.ErrInvalid)
+}

@@ -28,10 +28,11 @@ type Deduplication uint8
 const (
 	// DeduplicatePerSubject (default) is for those with the same ID on the same subject. A message that is passed on to
 	// another topic under its own ID, as Watermill's routers and poison queues do, is stored there even if one stream
-	// holds both.
+	// holds both. So is one that is published to its own topic again on purpose, which [reliable.HeaderCopy] tells.
 	DeduplicatePerSubject Deduplication = iota
 	// DeduplicatePerStream is for those with the same ID anywhere in the stream. Nats-Msg-Id is the plain ID, as
-	// watermill-nats sends it.
+	// watermill-nats sends it. Do not use it with retry topics or replays in that stream: they keep the ID, and within the
+	// window the stream confirms and drops them.
 	DeduplicatePerStream
 	// NoDeduplication is for none; no Nats-Msg-Id is sent.
 	NoDeduplication

@@ -57,7 +57,11 @@ func header(env *reliable.Envelope, subject string, dedup Deduplication) nats.He
 	}
 	switch dedup {
 	case DeduplicatePerSubject:
-		set(nats.MsgIdHdr, url.QueryEscape(string(env.ID))+"@"+subject)
+		id := url.QueryEscape(string(env.ID)) + "@" + subject
+		if of := env.Metadata[reliable.HeaderCopy]; of != "" {
+			id += "#" + url.QueryEscape(of) // a retry or a replay must not be taken for what it repeats
+		}
+		set(nats.MsgIdHdr, id)
 	case DeduplicatePerStream:
 		if id := string(env.ID); fitsValue(id) {
 			set(nats.MsgIdHdr, id)

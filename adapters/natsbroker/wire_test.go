@@ -113,3 +113,17 @@ func TestSubject_isWhatTheMappingSays(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, map[string]uint64{"orders.created": 1}, info.State.Subjects)
 }
+
+// A retry is published to its topic again under its own ID, on purpose. The stream must not confirm and drop it.
+func TestWire_copiesOnPurposeAreNotTakenForDuplicates(t *testing.T) {
+	server := startServer(t)
+	b := declared(t, newBroker(t, server))
+	for _, mark := range []string{"", "1 billing", "1 billing", "1 shipping", "2 billing"} {
+		env := reliable.Envelope{ID: "1", Topic: "orders.retry"}
+		if mark != "" {
+			env.Metadata = map[string]string{reliable.HeaderCopy: mark}
+		}
+		require.Equal(t, reliable.Acked, outcome(t, b, env).Outcome)
+	}
+	assert.Equal(t, 4, stored(t, server, "orders"), "one for each mark")
+}
