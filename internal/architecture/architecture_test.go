@@ -250,7 +250,7 @@ func forTests(path string) bool {
 		"testing", "github.com/stretchr/testify", "go.uber.org/goleak", "pgregory.net/rapid",
 		"github.com/ThreeDotsLabs/watermill/pubsub/tests", "github.com/twmb/franz-go/pkg/kfake",
 		module + "adapters/memstore", module + "adapters/membroker",
-		module + "reliable/storetest", module + "reliable/brokertest", module + "reliable/schedulertest",
+		module + "reliable/storetest", module + "reliable/brokertest", module + "reliable/schedulertest", module + "reliable/witnesstest",
 		module + "internal/testenv", module + "internal/testservers", module + "internal/faultproxy",
 	} {
 		if path == library || strings.HasPrefix(path, library+"/") {
