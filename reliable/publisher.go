@@ -54,3 +54,9 @@ type Writing interface {
 	// Writers returns that number, at least 1; 1 for a store with a single writer, where a second one only waits.
 	Writers() int
 }
+
+// Pinger is an optional ability of broker adapters: to say whether the broker can be used now.
+type Pinger interface {
+	// Ping returns nil once the broker has answered, and says what is wrong otherwise; it waits no longer than ctx.
+	Ping(ctx context.Context) error
+}

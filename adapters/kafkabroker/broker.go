@@ -16,6 +16,7 @@ var (
 	_ reliable.ConfirmSource = (*Broker)(nil)
 	_ reliable.Bounded       = (*Broker)(nil)
 	_ reliable.Limited       = (*Broker)(nil)
+	_ reliable.Pinger        = (*Broker)(nil)
 )
 
 // Broker publishes to Kafka. It is safe for concurrent use; Receive has one caller. It connects when it is first used, and

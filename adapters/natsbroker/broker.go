@@ -16,6 +16,7 @@ var (
 	_ reliable.ConfirmSource = (*Broker)(nil)
 	_ reliable.Bounded       = (*Broker)(nil)
 	_ reliable.Limited       = (*Broker)(nil)
+	_ reliable.Pinger        = (*Broker)(nil)
 )
 
 // chunk is how many attempts are encoded before they are passed on to the connection, so that both go on at once.

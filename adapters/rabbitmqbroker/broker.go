@@ -49,6 +49,7 @@ var (
 	_ reliable.ConfirmSource = (*Broker)(nil)
 	_ reliable.Bounded       = (*Broker)(nil)
 	_ reliable.Limited       = (*Broker)(nil)
+	_ reliable.Pinger        = (*Broker)(nil)
 )
 
 // New returns a Broker with the topology and marshaler of config, which is what watermill-amqp's constructors take. It does
