@@ -42,7 +42,7 @@ func barePublish(b *testing.B, url, queue string, n int) float64 {
 	payload := make([]byte, payloadBytes)
 	inFlight := make([]*amqp.DeferredConfirmation, 0, window)
 	ctx := context.Background()
-	start := time.Now()
+	start, used := time.Now(), startMeter()
 	for i := range n {
 		if len(inFlight) == cap(inFlight) {
 			require.True(b, inFlight[0].Wait())
@@ -58,6 +58,7 @@ func barePublish(b *testing.B, url, queue string, n int) float64 {
 		require.True(b, confirmation.Wait())
 	}
 	elapsed := time.Since(start)
+	used.log(b, "P", n)
 	require.Empty(b, returns)
 	return float64(n) / elapsed.Seconds()
 }
@@ -80,7 +81,7 @@ func bareStore(b *testing.B, d database, db *sql.DB, n int) float64 {
 	insert, update := bareInsert(d, bareInserts), bareUpdate(d, bareUpdates)
 	payload, worker := make([]byte, payloadBytes), "a-host/12345/0123456789ab"
 	args, ids := make([]any, 0, len(bareColumns)*bareInserts), make([]any, 0, bareUpdates)
-	start, done := time.Now(), 0
+	start, used, done := time.Now(), startMeter(), 0
 	for done < n {
 		args = args[:0]
 		now := time.Now().UnixMicro()
@@ -100,7 +101,9 @@ func bareStore(b *testing.B, d database, db *sql.DB, n int) float64 {
 			ids, done = ids[:0], done+bareUpdates
 		}
 	}
-	return float64(done) / time.Since(start).Seconds()
+	rate := float64(done) / time.Since(start).Seconds()
+	used.log(b, "S", done)
+	return rate
 }
 
 // empty makes the outbox as if it were new, so that neither side of a pair pays for the rows of the other.

@@ -97,7 +97,7 @@ func publishAll(b *testing.B, d database, db *sql.DB, store reliable.Store, to b
 		payload := make([]byte, payloadBytes)
 		ctx := context.Background()
 		last := make([]*tagging.Receipt, publishers)
-		start := time.Now()
+		start, used := time.Now(), startMeter()
 		var wg sync.WaitGroup
 		for g := range publishers {
 			wg.Go(func() {
@@ -119,6 +119,7 @@ func publishAll(b *testing.B, d database, db *sql.DB, store reliable.Store, to b
 		}
 		awaitConfirmed(b, db, n/publishers*publishers)
 		elapsed = time.Since(start)
+		used.log(b, "tagging", n)
 	}, opts...)
 	require.GreaterOrEqual(b, to.stored(), n/publishers*publishers, "messages were lost")
 	return float64(n) / elapsed.Seconds()
@@ -254,7 +255,7 @@ func drain(b *testing.B, d database, db *sql.DB, store reliable.Store, url strin
 	to := rabbit(b, url)
 	defer to.close()
 	runtime.GC()
-	start := time.Now()
+	start, used := time.Now(), startMeter()
 	relaying(b, store, to, func(*tagging.Outbox) {
 		for confirmed := 0; confirmed < n; time.Sleep(50 * time.Millisecond) {
 			require.NoError(b, db.QueryRow("SELECT COUNT(*) FROM waybill_outbox WHERE status = 1").Scan(&confirmed))
@@ -264,6 +265,7 @@ func drain(b *testing.B, d database, db *sql.DB, store reliable.Store, url strin
 		}
 	})
 	elapsed := time.Since(start)
+	used.log(b, "drain", n)
 	require.GreaterOrEqual(b, to.stored(), n, "messages were lost")
 	return float64(n) / elapsed.Seconds(), heap
 }
