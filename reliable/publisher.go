@@ -60,3 +60,10 @@ type Pinger interface {
 	// Ping returns nil once the broker has answered, and says what is wrong otherwise; it waits no longer than ctx.
 	Ping(ctx context.Context) error
 }
+
+// Portioned is an optional ability of stores: how many envelopes are best stored together.
+type Portioned interface {
+	// Portion returns how many of n unkeyed envelopes that are there to be stored one Enqueue had best take, from 1 to n:
+	// a store may keep the statements for certain numbers prepared.
+	Portion(n int) int
+}

@@ -70,7 +70,7 @@ func stored(t *testing.T, store *mysqlstore.Store, id string) bool {
 
 func TestEnqueue_whoseAnswerIsCutOffIsUnknown(t *testing.T) {
 	through, direct, proxy := behindProxy(t)
-	on(proxy, "INSERT INTO", faultproxy.LoseAnswer)
+	on(proxy, "payload of a", faultproxy.LoseAnswer) // the text was sent before, to be prepared
 	_, err := through.Enqueue(t.Context(), reliable.EnqueueRequest{}, envelope("a"))
 	require.ErrorIs(t, err, reliable.ErrUnknown)
 	require.NotErrorIs(t, err, reliable.ErrNotStored)
@@ -79,6 +79,21 @@ func TestEnqueue_whoseAnswerIsCutOffIsUnknown(t *testing.T) {
 	results, err := through.Enqueue(t.Context(), reliable.EnqueueRequest{}, envelope("a"))
 	require.NoError(t, err, "repeating it with the same id is safe")
 	require.False(t, results[0].New)
+}
+
+func TestEnqueue_whoseStatementCannotBePreparedIsNotStored(t *testing.T) {
+	for _, action := range []faultproxy.Action{faultproxy.LoseAnswer, faultproxy.CutBefore} {
+		through, direct, proxy := behindProxy(t)
+		on(proxy, "INSERT INTO", action)
+		_, err := through.Enqueue(t.Context(), reliable.EnqueueRequest{}, envelope("a"))
+		require.ErrorIs(t, err, reliable.ErrNotStored)
+		require.NotErrorIs(t, err, reliable.ErrUnknown, "what is prepared is not carried out")
+		require.False(t, stored(t, direct, "a"))
+
+		results, err := through.Enqueue(t.Context(), reliable.EnqueueRequest{}, envelope("a"))
+		require.NoError(t, err)
+		require.True(t, results[0].New)
+	}
 }
 
 func TestEnqueue_whoseCommitIsCutOffIsUnknown(t *testing.T) {

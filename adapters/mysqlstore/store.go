@@ -22,6 +22,7 @@ var (
 	_ reliable.Checker     = (*Store)(nil)
 	_ reliable.Compensator = (*Store)(nil)
 	_ reliable.Limited     = (*Store)(nil)
+	_ reliable.Portioned   = (*Store)(nil)
 )
 
 // core carries the methods that the SQL stores have in common.
@@ -29,12 +30,14 @@ type core = sqlstore.Store
 
 // Store keeps envelopes in tables of a MySQL or MariaDB database. It implements [reliable.Store] and every optional
 // ability: [reliable.Transactor], [reliable.Holder], [reliable.Inspector], [reliable.Purger], [reliable.Elector],
-// [reliable.Waker], [reliable.Checker], [reliable.Compensator] and [reliable.Limited]. It is safe for concurrent use
-// and starts no goroutine that outlives a call.
+// [reliable.Waker], [reliable.Checker], [reliable.Compensator], [reliable.Limited] and [reliable.Portioned]. It is safe
+// for concurrent use and starts no goroutine that outlives a call. It keeps the statements that store few envelopes
+// prepared on the connections of its pool, so a program makes one Store and keeps it.
 type Store struct {
 	*core
-	db     *sql.DB
-	prefix string
+	db       *sql.DB
+	prepared *sqlstore.Prepared
+	prefix   string
 }
 
 // Option configures a [Store].
@@ -81,8 +84,9 @@ func New(db *sql.DB, opts ...Option) (*Store, error) {
 	if db == nil {
 		return nil, fmt.Errorf("mysqlstore: %w", reliable.Invalid("db", "is nil"))
 	}
-	own := sqlstore.SQLDatabase{DB: db, Options: &sql.TxOptions{Isolation: sql.LevelReadCommitted}}
-	return &Store{core: sqlstore.New(dialect(c.Prefix), own, db, c), db: db, prefix: c.Prefix}, nil
+	prepared := sqlstore.NewPrepared(db, classify)
+	own := sqlstore.SQLDatabase{DB: db, Options: &sql.TxOptions{Isolation: sql.LevelReadCommitted}, Prepared: prepared}
+	return &Store{core: sqlstore.New(dialect(c.Prefix), own, db, c).Prepare(prepared), db: db, prepared: prepared, prefix: c.Prefix}, nil
 }
 
 // WithTx returns an Enqueuer that stores in tx, a transaction of the same database, which its owner commits or rolls
@@ -95,6 +99,7 @@ func (s *Store) Begin(ctx context.Context, db any) (reliable.Tx, error) {
 	if db == nil {
 		db = s.db
 	}
+	s.prepared.Ready(ctx)
 	return s.core.Begin(sqlstore.BeginSQL(ctx, db))
 }
 

@@ -1,6 +1,7 @@
 package sqlitestore
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -115,9 +116,13 @@ func (d *database) take(ctx context.Context) (func(), error) {
 // Begin starts a transaction that holds the write lock from the start, however db was opened: one that reads first and
 // writes then would fail at once if anybody has written in between.
 func (d *database) Begin(ctx context.Context) (sqlstore.Tx, error) {
+	d.Prepared.Ready(ctx)
 	pass, err := d.take(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if d.Prepared != nil { // db was opened so that its transactions begin IMMEDIATE
+		return d.beginPrepared(ctx, pass)
 	}
 	conn, err := d.DB.Conn(ctx)
 	if err != nil {
@@ -167,6 +172,46 @@ func (t *ownTx) end() {
 	t.ended = true
 	_ = t.conn.Close()
 	t.pass()
+}
+
+// beginPrepared starts a transaction of database/sql, which can run what is kept prepared. The context of a transaction
+// is watched until it ends, and here only ctx until it has begun: each statement has its own, and COMMIT none.
+func (d *database) beginPrepared(ctx context.Context, pass func()) (sqlstore.Tx, error) {
+	begun, end := context.WithCancel(context.WithoutCancel(ctx))
+	unwatch := context.AfterFunc(ctx, end)
+	tx, err := d.DB.BeginTx(begun, nil)
+	if err == nil && !unwatch() { // ctx ended meanwhile, and the transaction with it
+		err = errors.Join(ctx.Err(), tx.Rollback())
+	}
+	if err != nil {
+		end()
+		pass()
+		return nil, cmp.Or(ctx.Err(), err)
+	}
+	return &preparedTx{sqlstore.SQLTx{SQLConn: sqlstore.SQLConn{On: tx}, Tx: tx}, func() { end(); pass() }}, nil
+}
+
+// preparedTx is a transaction of the store's own that can run what is kept prepared.
+type preparedTx struct {
+	sqlstore.SQLTx
+	end func()
+}
+
+// Commit is not interrupted half way: the disk is as near as this process.
+func (t *preparedTx) Commit(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		t.Rollback()
+		return err
+	}
+	defer t.end()
+	return t.Tx.Commit() // rolls back what it cannot commit
+}
+
+// Rollback does nothing after Commit.
+func (t *preparedTx) Rollback() {
+	if !errors.Is(t.Tx.Rollback(), sql.ErrTxDone) {
+		t.end()
+	}
 }
 
 // business begins a transaction on the user's handle, and takes the write lock at once: SQLite does that for BEGIN

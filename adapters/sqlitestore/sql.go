@@ -111,6 +111,12 @@ INSERT INTO {outbox}
 SELECT column1, column2, column3, column4, column5, column6, clock.now + column7, clock.now * column8 + column9,
   column10, column11, column12, column13, column14
 FROM (SELECT {now} AS now) AS clock, (VALUES [[(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)]])`),
+		// A parameter of this driver costs as much as a small row.
+		InsertAlike: q(`
+INSERT INTO {outbox}
+  (id, topic, okey, metadata, payload, size, stored_at, due, fence, attempts, flags, deadline, worker)
+SELECT column1, column2, ?, column3, column4, column5, clock.now + column6, clock.now * ? + ?, ?, ?, ?, ?, ?
+FROM (SELECT {now} AS now) AS clock, (VALUES [[(?, ?, ?, ?, ?, ?)]])`),
 		InsertLanes: q(`
 INSERT INTO {lane} (lane, id, ready_at)
 SELECT column1, column2, {now} * column3 + column4 FROM (VALUES [[(?, ?, ?, ?)]])`),

@@ -26,6 +26,7 @@ var (
 	_ reliable.Compensator = (*Store)(nil)
 	_ reliable.Limited     = (*Store)(nil)
 	_ reliable.Writing     = (*Store)(nil)
+	_ reliable.Portioned   = (*Store)(nil)
 )
 
 // core carries the methods that the SQL stores have in common.
@@ -147,7 +148,12 @@ func New(db *sql.DB, opts ...Option) (*Store, error) {
 
 func newStore(db *sql.DB, o options) *Store {
 	d := newDatabase(db, o.Prefix)
-	return &Store{core: sqlstore.New(dialect(o.Prefix), d, db, o.Config), db: d, prefix: o.Prefix, logger: o.Logger}
+	core := sqlstore.New(dialect(o.Prefix), d, db, o.Config)
+	if o.opening {
+		d.Prepared = sqlstore.NewPrepared(db, classify)
+		core.Prepare(d.Prepared)
+	}
+	return &Store{core: core, db: d, prefix: o.Prefix, logger: o.Logger, owned: o.opening}
 }
 
 // Open opens the database file at path, creates it if need be, sets it up (WAL, a busy timeout, BEGIN IMMEDIATE,
@@ -167,7 +173,6 @@ func Open(ctx context.Context, path string, opts ...Option) (*Store, error) {
 		return nil, fmt.Errorf("sqlitestore: open: %w", err)
 	}
 	s := newStore(db, o)
-	s.owned = true
 	if err := s.Migrate(ctx); err != nil {
 		_ = db.Close()
 		return nil, err

@@ -175,11 +175,28 @@ func (g *group) next() []*groupCall {
 		g.writers--
 		return nil
 	}
+	n = g.portion(n, rows)
 	calls := append([]*groupCall(nil), g.waiting[:n]...)
 	rest := copy(g.waiting, g.waiting[n:])
 	clear(g.waiting[rest:])
 	g.waiting = g.waiting[:rest]
 	return calls
+}
+
+// portion returns how many of the first n calls, which have so many rows, go into one statement: as many as the store
+// says, if they come out even.
+func (g *group) portion(n, rows int) int {
+	if g.s.portioned == nil {
+		return n
+	}
+	best := g.s.portioned.Portion(rows)
+	for fewer := n; fewer > 0 && rows >= best; fewer-- {
+		if rows == best {
+			return fewer
+		}
+		rows -= len(g.waiting[fewer-1].envs)
+	}
+	return n
 }
 
 // store writes calls in one statement. If that is refused because of what one of them holds, each is stored on its own.

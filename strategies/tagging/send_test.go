@@ -374,6 +374,38 @@ func TestPublish_concurrentCallersShareStatementsWithinTheBounds(t *testing.T) {
 	})
 }
 
+// pairwise is a store that takes two envelopes, or four, as cheaply as three.
+type pairwise struct{ *enqueueLog }
+
+func (pairwise) Portion(n int) int { return max(1, n/2*2) }
+
+func TestPublish_bringsAsManyTogetherAsTheStoreLikes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		log := &enqueueLog{Store: memstore.New(), gate: make(chan struct{})}
+		sender, err := tagging.NewSender(pairwise{log}, tagging.WithGroupCommit(5, 1<<20, 1))
+		require.NoError(t, err)
+		var results []<-chan error
+		for _, id := range []string{"a", "b", "c", "d", "e", "f"} {
+			results = append(results, publishing(t.Context(), sender, envelope(id)))
+		}
+		results = append(results, publishing(t.Context(), sender, envelope("g"), envelope("h"), envelope("i")))
+		close(log.gate)
+		for _, result := range results {
+			assert.NoError(t, <-result)
+		}
+		// Five may go, and four are better; a call is never divided, so "f" goes with all three of the last.
+		assert.Equal(t, []string{"a", "b c d e", "f g h i"}, log.log())
+
+		log.gate = make(chan struct{})
+		held := publishing(t.Context(), sender, envelope("j"))
+		three := publishing(t.Context(), sender, envelope("k"), envelope("l"), envelope("m"))
+		close(log.gate)
+		assert.NoError(t, <-held)
+		assert.NoError(t, <-three)
+		assert.Equal(t, "k l m", log.log()[4], "what does not come out even goes as it is")
+	})
+}
+
 func TestPublish_oneBadCallDoesNotFailTheOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := memstore.New()

@@ -19,6 +19,7 @@ type Sender struct {
 	store      reliable.Store
 	transactor reliable.Transactor // nil if the store has no transactions
 	waker      reliable.Waker      // nil if the store has no wake-ups
+	portioned  reliable.Portioned  // nil if any number of rows is as good as another
 	relay      relay               // nil in a process that only stores
 	group      *group
 	alarm      *alarm
@@ -49,6 +50,7 @@ func newSender(cfg config, store reliable.Store, relay relay) *Sender {
 	s := &Sender{cfg: cfg, store: store, relay: relay, receipts: newReceipts(store, cfg.storeTimeout)}
 	s.transactor, _ = reliable.Ability[reliable.Transactor](store)
 	s.waker, _ = reliable.Ability[reliable.Waker](store)
+	s.portioned, _ = reliable.Ability[reliable.Portioned](store)
 	s.group, s.alarm = newGroup(s), &alarm{s: s}
 	return s
 }

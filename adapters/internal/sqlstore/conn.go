@@ -71,6 +71,8 @@ type SQLDatabase struct {
 	DB *sql.DB
 	// Options are those of the store's own transactions.
 	Options *sql.TxOptions
+	// Prepared is what is kept prepared on DB; nil for nothing.
+	Prepared *Prepared
 }
 
 // staleConnections is how many dead connections of the pool are passed over before a new one is asked for; the driver
@@ -88,11 +90,17 @@ func (d SQLDatabase) Acquire(ctx context.Context) (Conn, func(), error) {
 
 // Begin implements [Database].
 func (d SQLDatabase) Begin(ctx context.Context) (Tx, error) {
+	d.Prepared.Ready(ctx)
 	tx, err := d.DB.BeginTx(ctx, d.Options)
 	if err != nil {
 		return nil, err
 	}
 	return &SQLTx{SQLConn: SQLConn{tx}, Tx: tx}, nil
+}
+
+// preparing is an optional ability of a Conn: it runs what is kept prepared.
+type preparing interface {
+	execPrepared(ctx context.Context, p *Prepared, query string, args []any) error
 }
 
 // SQLTx is a [Tx] on database/sql.
@@ -103,6 +111,10 @@ type SQLTx struct {
 
 // Commit waits for the answer no longer than ctx; [sql.Tx.Commit] alone would wait for ever for a server that hangs.
 func (t *SQLTx) Commit(ctx context.Context) error { return CommitSQL(ctx, t.Tx) }
+
+func (t *SQLTx) execPrepared(ctx context.Context, p *Prepared, query string, args []any) error {
+	return p.execIn(ctx, t.Tx, query, args)
+}
 
 // Rollback implements [Tx].
 func (t *SQLTx) Rollback() { _ = t.Tx.Rollback() }

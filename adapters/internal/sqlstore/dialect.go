@@ -45,6 +45,9 @@ type Statements struct {
 	// where it is 0. leased is 1 or 0, and so are fence, attempts and the flag; without arrays it is given for each of the
 	// three.
 	Insert Statement
+	// InsertAlike is Insert of rows that differ only in some columns: okey, moves, due, leased three times, deadline, worker,
+	// [id] [topic] [metadata] [payload] [size] [stored_at]; empty where fewer parameters cost no less.
+	InsertAlike Statement
 	// InsertAt is Insert for many rows, without moves and with absolute times, of which Clock is the origin; empty where
 	// the time costs nothing.
 	InsertAt, Clock Statement

@@ -40,16 +40,13 @@ func (s *Store) Enqueue(
 // exist: then nothing was stored.
 func (s *Store) insertAlone(ctx context.Context, b *batch) (done bool, err error) {
 	for t := s.begin(); ; {
-		conn, release, err := s.db.Acquire(ctx)
-		if err != nil {
-			return false, err
-		}
-		err = b.insertRows(ctx, conn, b.all)
-		release()
+		sent, err := b.send(ctx)
 		switch {
 		case err == nil:
 			b.markNew(b.all)
 			return true, nil
+		case !sent:
+			return false, err
 		case s.dialect.Classify(err) == Duplicate:
 			return false, nil
 		case t.again(ctx, err):
@@ -334,24 +331,80 @@ func (b *batch) remove(ctx context.Context, c Conn) error {
 	})
 }
 
-// manyRows is from how many rows on it pays to ask for the time first, where each mention of it costs.
+// manyRows is above how many rows it pays to ask for the time first, where each mention of it costs.
 const manyRows = 64
+
+// send runs the INSERT of the whole batch on a connection of the store's own, and reports whether it may have been sent.
+func (b *batch) send(ctx context.Context) (sent bool, err error) {
+	s := b.store
+	st, alike, args := b.statement(b.all)
+	if query := s.prepared.text(st, alike, len(b.all)); query != "" {
+		flat, _ := st.flatten(args)
+		if done, sent, err := s.prepared.execAlone(ctx, query, flat); done || err != nil {
+			return sent, err
+		}
+	}
+	conn, release, err := s.db.Acquire(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer release()
+	return true, b.insertRows(ctx, conn, b.all)
+}
 
 // insertRows runs one INSERT.
 func (b *batch) insertRows(ctx context.Context, c Conn, indexes []int) error {
 	s := b.store
-	if s.dialect.InsertAt.text == "" || len(indexes) < manyRows {
-		_, err := s.exec(ctx, c, s.dialect.Insert, b.columns(indexes, 0)...)
+	if s.dialect.InsertAt.text != "" && len(indexes) > manyRows {
+		var now int64
+		err := s.query(ctx, c, func(rows Rows) error { return rows.Scan(&now) }, s.dialect.Clock)
+		if err != nil {
+			return err
+		}
+		_, err = s.exec(ctx, c, s.dialect.InsertAt, b.columns(indexes, now)...)
 		return err
 	}
-	var now int64
-	err := s.query(ctx, c, func(rows Rows) error { return rows.Scan(&now) }, s.dialect.Clock)
-	if err != nil {
-		return err
+	st, alike, args := b.statement(indexes)
+	if p, ok := c.(preparing); ok {
+		if query := s.prepared.text(st, alike, len(indexes)); query != "" {
+			flat, _ := st.flatten(args)
+			return p.execPrepared(ctx, s.prepared, query, flat)
+		}
 	}
-	_, err = s.exec(ctx, c, s.dialect.InsertAt, b.columns(indexes, now)...)
+	_, err := s.exec(ctx, c, st, args...)
 	return err
 }
+
+// statement chooses the INSERT for some rows, and lays out its parameters.
+func (b *batch) statement(indexes []int) (st Statement, alike bool, args []any) {
+	d := &b.store.dialect
+	columns := b.columns(indexes, 0)
+	if d.InsertAlike.text == "" {
+		return d.Insert, false, columns
+	}
+	for _, i := range indexes[1:] {
+		env, first := &b.envs[i], &b.envs[indexes[0]]
+		if env.Key != first.Key || env.Delay != first.Delay || env.Deadline != first.Deadline {
+			return d.Insert, false, columns
+		}
+	}
+	args = make([]any, 0, len(columns))
+	for c, column := range columns {
+		if slices.Contains(alikeColumns, c) {
+			args = append(args, element(column, 0))
+		}
+	}
+	for c, column := range columns {
+		if !slices.Contains(alikeColumns, c) {
+			args = append(args, column)
+		}
+	}
+	return d.InsertAlike, true, args
+}
+
+// alikeColumns are the parameters of Insert that are given once for all rows in InsertAlike: [okey], and all from [moves]
+// on.
+var alikeColumns = []int{2, 7, 8, 9, 10, 11, 12, 13}
 
 // columns are the parameters of Insert, or, with the time, of InsertAt.
 func (b *batch) columns(indexes []int, now int64) []any {

@@ -88,6 +88,24 @@ func TestStatement_repeatsItsGroupsForLists(t *testing.T) {
 	require.Equal(t, []any{1}, args)
 }
 
+func TestPrepared_keepsFewTextsThatLieClose(t *testing.T) {
+	p := NewPrepared(nil, nil)
+	st := NewWriter("p_", "`").Statement("INSERT INTO {outbox} VALUES [[(?)]]")
+	require.Equal(t, "INSERT INTO `p_outbox` VALUES (?), (?), (?)", p.text(st, false, 3))
+	require.Empty(t, p.text(st, false, 5))
+	require.Empty(t, p.text(st, false, 65))
+	require.Empty(t, (*Prepared)(nil).text(st, false, 1))
+	for n := 1; n <= 64; n++ {
+		require.LessOrEqual(t, portion(n), n)
+		require.GreaterOrEqual(t, portion(n)*3, n*2, "a third stays behind at most")
+		require.Equal(t, portion(n) == n, p.text(st, false, n) != "", "%d rows", n)
+	}
+	require.LessOrEqual(t, len(p.texts), 12)
+	none, some := &Store{}, &Store{prepared: p}
+	require.Equal(t, []int{5, 100}, []int{none.Portion(5), none.Portion(100)})
+	require.Equal(t, []int{1, 4, 64, 65}, []int{some.Portion(1), some.Portion(5), some.Portion(64), some.Portion(65)})
+}
+
 func TestMicros_areRoundedUp(t *testing.T) {
 	for d, want := range map[time.Duration]int64{0: 0, 1: 1, time.Microsecond: 1, time.Microsecond + 1: 2, time.Second: 1e6} {
 		require.Equal(t, want, micros(d), "%v", d)

@@ -90,21 +90,19 @@ func (s Statement) expand(args []any) (string, []any) {
 	if len(s.segments) == 1 {
 		return s.text, args
 	}
-	size, rows := 0, 0
+	flat, rows := s.flatten(args)
+	return s.repeated(rows...), flat
+}
+
+// flatten lays the elements of the lists out in the order of the placeholders, and returns how many rows each group has.
+func (s Statement) flatten(args []any) (flat []any, rows []int) {
+	size := 0
 	for _, arg := range args {
-		if n := listLen(arg); n >= 0 {
-			size += n
-			rows = max(rows, n)
-		} else {
-			size++
-		}
+		size += max(1, listLen(arg))
 	}
-	flat := make([]any, 0, size)
-	var text strings.Builder
-	text.Grow(len(s.text) * (1 + rows))
+	flat = make([]any, 0, size)
 	next := 0
 	for _, seg := range s.segments {
-		text.WriteString(seg.literal)
 		if seg.group == "" {
 			continue
 		}
@@ -118,16 +116,33 @@ func (s Statement) expand(args []any) (string, []any) {
 		}
 		n := listLen(args[first])
 		for row := range n {
-			if row > 0 {
-				text.WriteString(seg.separator)
-			}
-			text.WriteString(seg.group)
 			for _, column := range args[first:next] {
 				flat = append(flat, element(column, row))
 			}
 		}
+		rows = append(rows, n)
 	}
-	return text.String(), append(flat, args[next:]...)
+	return append(flat, args[next:]...), rows
+}
+
+// repeated is the text with each group repeated for so many rows.
+func (s Statement) repeated(rows ...int) string {
+	var text strings.Builder
+	text.Grow(len(s.text) * (1 + slices.Max(rows)))
+	for _, seg := range s.segments {
+		text.WriteString(seg.literal)
+		if seg.group == "" {
+			continue
+		}
+		for row := range rows[0] {
+			if row > 0 {
+				text.WriteString(seg.separator)
+			}
+			text.WriteString(seg.group)
+		}
+		rows = rows[1:]
+	}
+	return text.String()
 }
 
 // listLen is the length of an argument that is a list, -1 for others.

@@ -18,6 +18,8 @@ type Store struct {
 	db      Database
 	limits  reliable.Limits
 	wake    *wakeUp
+	// prepared is nil where the driver keeps statements prepared by itself.
+	prepared *Prepared
 }
 
 // Config is what options set.
@@ -61,6 +63,13 @@ func CheckLimits(option string, limits reliable.Limits) error {
 // New returns a store on db. Stores of the same prefix on pool, which may be nil, wake each other.
 func New(dialect Dialect, db Database, pool *sql.DB, config Config) *Store {
 	return &Store{dialect: dialect, db: db, limits: config.Limits, wake: wakeUpOf(pool, config.Prefix)}
+}
+
+// Prepare has the store keep its INSERTs prepared by p, and returns it.
+func (s *Store) Prepare(p *Prepared) *Store {
+	s.prepared = p
+	p.closeWith(s)
+	return s
 }
 
 // Limits returns the sizes above which envelopes are refused.

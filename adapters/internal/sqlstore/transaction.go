@@ -26,10 +26,16 @@ type Native interface {
 type SQLNative struct {
 	SQLConn
 	tx *sql.Tx
+	on *sql.DB // nil if it was begun on a *sql.Conn
 }
 
-// NewSQLNative returns a business transaction that was begun on a *sql.DB or *sql.Conn.
-func NewSQLNative(tx *sql.Tx) *SQLNative { return &SQLNative{SQLConn{tx}, tx} }
+func (n *SQLNative) execPrepared(ctx context.Context, p *Prepared, query string, args []any) error {
+	if n.on != p.db {
+		_, err := n.tx.ExecContext(ctx, query, args...)
+		return err
+	}
+	return p.execIn(ctx, n.tx, query, args)
+}
 
 // Native implements [Native].
 func (n *SQLNative) Native() any { return n.tx }
@@ -53,10 +59,11 @@ type Beginner interface {
 // BeginSQL begins a business transaction on db, which is a *sql.DB or *sql.Conn.
 func BeginSQL(ctx context.Context, db any) (Native, error) {
 	var beginner Beginner
+	var pool *sql.DB
 	switch db := db.(type) {
 	case *sql.DB:
 		if db != nil {
-			beginner = db
+			beginner, pool = db, db
 		}
 	case *sql.Conn:
 		if db != nil {
@@ -70,7 +77,7 @@ func BeginSQL(ctx context.Context, db any) (Native, error) {
 	if err != nil {
 		return nil, err
 	}
-	return NewSQLNative(tx), nil
+	return &SQLNative{SQLConn{tx}, tx, pool}, nil
 }
 
 // Begin wraps a business transaction that native has begun.
