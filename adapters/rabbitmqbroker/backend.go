@@ -35,7 +35,13 @@ import (
 //	blocked_timeout   see WithBlockedTimeout; default 20s, or the confirm timeout if that is longer
 //	close_timeout     see WithCloseTimeout; default 5s
 //	max_message       see WithMaxMessageBytes; default 16777216
-//	prefetch          for subscribers: messages that the broker sends ahead of acks; default 100
+//
+// for subscribers:
+//
+//	prefetch          see WithPrefetch; default 100
+//	concurrency       see WithConcurrency; default 1
+//	nack_delay        see WithNackDelay; default 100ms
+//	drain_timeout     see WithDrainTimeout; default 10s
 //
 // and these, which mean what they mean to amqp091-go: heartbeat (seconds), connection_timeout (milliseconds), cacertfile,
 // certfile, keyfile, server_name_indication.
@@ -44,7 +50,7 @@ func Backend() backend.Kind[backend.Broker] {
 		Schemes: []string{"amqp", "amqps"},
 		Example: "amqp://user:password@host:5672/vhost?topology=pubsub&groups=shipping,billing&queue_type=quorum&declare=usual&" +
 			"mandatory=true&window=1000&confirm_timeout=10s&blocked_timeout=20s&close_timeout=5s&max_message=16777216&" +
-			"prefetch=100&heartbeat=10&connection_timeout=10000&cacertfile=/etc/ssl/mq.pem&certfile=/etc/ssl/own.pem&" +
+			"prefetch=100&concurrency=1&nack_delay=100ms&drain_timeout=10s&heartbeat=10&connection_timeout=10000&cacertfile=/etc/ssl/mq.pem&certfile=/etc/ssl/own.pem&" +
 			"keyfile=/etc/ssl/own.key&server_name_indication=mq.example.com",
 		Open: func(_ context.Context, u *url.URL) (backend.Broker, error) { return openURL(u) },
 	}
@@ -53,8 +59,9 @@ func Backend() backend.Kind[backend.Broker] {
 // opened is a Broker with the topology that a URL names.
 type opened struct {
 	*Broker
-	shared bool // all groups share the queue of a topic
-	groups []string
+	shared      bool // all groups share the queue of a topic
+	groups      []string
+	subscribing []SubscriberOption
 }
 
 var (
@@ -73,7 +80,11 @@ func (o *opened) Subscribe(group string) (message.Subscriber, error) {
 	}
 	s := o.settings
 	s.config = o.configOf(group)
-	return start(s).Subscriber()
+	subscriber, err := newSubscriber(s, o.subscribing)
+	if err != nil {
+		return nil, err
+	}
+	return subscriber, nil
 }
 
 // configOf is the topology of one consumer group.
@@ -126,9 +137,21 @@ func openURL(u *url.URL) (*opened, error) {
 	if o.groups, _ = p.List("groups"); o.groups != nil && o.shared {
 		p.Refuse(`parameter "groups"`, "is for topology=pubsub; with topology=queue all groups share one queue")
 	}
-	config.Consume.Qos.PrefetchCount = 100
-	if n, ok := p.Int("prefetch", 1, 65_535); ok {
+	config.Consume.Qos.PrefetchCount = defaultPrefetch
+	if n, ok := p.Int("prefetch", 1, maxPrefetch); ok {
 		config.Consume.Qos.PrefetchCount = n
+	}
+	if n, ok := p.Int("concurrency", 1, maxPrefetch); ok {
+		if n > config.Consume.Qos.PrefetchCount {
+			p.Refuse(`parameter "concurrency"`, "is %d, must not exceed the prefetch of %d", n, config.Consume.Qos.PrefetchCount)
+		}
+		o.subscribing = append(o.subscribing, WithConcurrency(n))
+	}
+	if d, ok := p.Duration("nack_delay", 0, time.Hour); ok {
+		o.subscribing = append(o.subscribing, WithNackDelay(d))
+	}
+	if d, ok := p.Duration("drain_timeout", 0, time.Hour); ok {
+		o.subscribing = append(o.subscribing, WithDrainTimeout(d))
 	}
 	opts := urlOptions(p, o.shared)
 	if err := p.Err(); err != nil {

@@ -101,9 +101,8 @@ func (l *load) awaitAcks(n int64) {
 	require.Eventually(l.t, func() bool { return l.acked.Load() >= want }, patience, time.Millisecond)
 }
 
-// end stops publishing, closes the broker, and checks that each attempt has had its confirm and that all that were acked
-// are in the queue.
-func (l *load) end(url string) {
+// stop stops publishing, closes the broker, and checks that each attempt has had its confirm.
+func (l *load) stop() {
 	l.t.Helper()
 	close(l.stopping)
 	<-l.stopped
@@ -115,7 +114,12 @@ func (l *load) end(url string) {
 		require.True(l.t, confirmed, "no confirm for %q", l.handed[i].ID)
 	}
 	require.Less(l.t, l.longest, callTimeout+5*time.Second, "a call of Publish was held past its context")
+}
 
+// end stops, and checks that all that were acked are in the queue.
+func (l *load) end(url string) {
+	l.t.Helper()
+	l.stop()
 	there := consumeAll(l.t, url, "orders")
 	for id, c := range l.confirms {
 		if c.Outcome == reliable.Acked {

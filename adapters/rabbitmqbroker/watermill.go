@@ -1,10 +1,6 @@
 package rabbitmqbroker
 
 import (
-	"fmt"
-
-	"github.com/ThreeDotsLabs/watermill"
-	wamqp "github.com/ThreeDotsLabs/watermill-amqp/v2/pkg/amqp"
 	"github.com/ThreeDotsLabs/watermill/message"
 
 	"github.com/waybillmq/waybill/adapters/internal/wmpublisher"
@@ -18,17 +14,4 @@ import (
 func (b *Broker) Watermill() message.Publisher {
 	own := start(b.settings)
 	return wmpublisher.New(own, own, own.Close, wmpublisher.WithConfirmTimeout(own.MaxConfirmWait()))
-}
-
-// Subscriber returns watermill-amqp's subscriber with this Broker's config, on a connection of its own. Unlike the Broker it
-// connects at once, and fails if it cannot. The caller closes it.
-func (b *Broker) Subscriber() (message.Subscriber, error) {
-	config := b.config
-	own := b.amqpConfig("waybill subscriber")
-	config.Connection.AmqpConfig, config.Connection.TLSConfig = &own, nil
-	subscriber, err := wamqp.NewSubscriber(config, watermill.NewSlogLogger(b.logger))
-	if err != nil {
-		return nil, fmt.Errorf("rabbitmqbroker: subscriber: %w", err)
-	}
-	return subscriber, nil
 }

@@ -77,7 +77,7 @@ func TestInterop_ourSubscriberReadsAPlainPublishers(t *testing.T) {
 	sub, err := b.Subscriber()
 	require.NoError(t, err)
 	defer sub.Close()
-	require.NoError(t, sub.(message.SubscribeInitializer).SubscribeInitialize("orders"))
+	require.NoError(t, sub.SubscribeInitialize("orders"))
 	pub, err := wamqp.NewPublisher(b.Config(), watermill.NopLogger{})
 	require.NoError(t, err)
 	defer pub.Close()

@@ -119,7 +119,15 @@ func run(ctx context.Context, cfg config, out io.Writer) (result orders.Result, 
 		return result, err
 	}
 	defer func() { err = errors.Join(err, rabbitmq.Close()) }()
-	shipping := newSubscriber(cfg.rabbitmq)
+	consumer, err := rabbitmqbroker.New(topology, rabbitmqbroker.WithLogger(slog.New(slog.DiscardHandler)))
+	if err != nil {
+		return result, err
+	}
+	defer func() { err = errors.Join(err, consumer.Close()) }()
+	shipping, err := consumer.Subscriber(rabbitmqbroker.WithPrefetch(100))
+	if err != nil {
+		return result, err
+	}
 	defer func() { err = errors.Join(err, shipping.Close()) }()
 	topic := own + ".placed"
 	defer func() { err = errors.Join(err, deleteQueue(cfg.rabbitmq, topic)) }()

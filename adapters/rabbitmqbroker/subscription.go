@@ -1,0 +1,285 @@
+package rabbitmqbroker
+
+import (
+	"context"
+	"maps"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	amqp "github.com/rabbitmq/amqp091-go"
+)
+
+// subscription is one call of Subscribe. One goroutine takes messages from the broker, a feed after the other, and hands
+// them to the consumer in their order; others wait for what the consumer says to them.
+type subscription struct {
+	s     *Subscriber
+	topic string
+	queue string
+	out   chan *message.Message
+	slots chan struct{} // holds a token for each message that is with the handler
+
+	caller   context.Context //nolint:containedctx // parent of the messages' own
+	ctx      context.Context //nolint:containedctx // ends with the caller's, and with Close
+	stop     context.CancelFunc
+	handling sync.WaitGroup
+}
+
+func (s *Subscriber) newSubscription(caller context.Context, topic string) *subscription {
+	sub := &subscription{
+		s: s, topic: topic, queue: s.config.Queue.GenerateName(topic),
+		out: make(chan *message.Message), slots: make(chan struct{}, s.concurrency), caller: caller,
+	}
+	ctx, cancel := context.WithCancel(caller)
+	detach := context.AfterFunc(s.closing, cancel)
+	sub.ctx, sub.stop = ctx, func() {
+		detach()
+		cancel()
+	}
+	return sub
+}
+
+// consumerTag names the consumer where the config does not; it need be unique on its channel only.
+const consumerTag = "waybill"
+
+// feed is one consumer at the broker, on a channel of its own. Once the channel is lost, everything that came over it and
+// was not acked comes again, over another one.
+type feed struct {
+	s          *Subscriber
+	channel    *amqp.Channel
+	tag        string
+	deliveries <-chan amqp.Delivery
+	gone       <-chan *amqp.Error // closed with the channel
+}
+
+// open declares the topology and begins to consume.
+func (sub *subscription) open() (*feed, error) {
+	var (
+		mu        sync.Mutex
+		opened    *feed
+		abandoned bool
+	)
+	err := sub.s.onConnection(sub.ctx, func(conn *amqp.Connection) error {
+		f, err := sub.consume(conn)
+		if err != nil {
+			return err
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if abandoned {
+			f.end()
+			return nil
+		}
+		opened = f
+		return nil
+	})
+	if err == nil {
+		return opened, nil
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if abandoned = true; opened != nil { // it came at the moment when the wait for it ended
+		opened.end()
+	}
+	return nil, err
+}
+
+func (sub *subscription) consume(conn *amqp.Connection) (*feed, error) {
+	if err := sub.s.declareFor(conn, sub.topic); err != nil {
+		return nil, err
+	}
+	ch, err := conn.Channel()
+	if err != nil {
+		return nil, err
+	}
+	consume := sub.s.config.Consume
+	f := &feed{s: sub.s, channel: ch, tag: consume.Consumer, gone: ch.NotifyClose(make(chan *amqp.Error, 1))}
+	if f.tag == "" {
+		f.tag = consumerTag
+	}
+	err = ch.Qos(sub.s.prefetch, consume.Qos.PrefetchSize, consume.Qos.Global)
+	if err == nil {
+		f.deliveries, err = ch.Consume(sub.queue, f.tag, false, consume.Exclusive, consume.NoLocal, consume.NoWait, consume.Arguments)
+	}
+	if err != nil {
+		f.end()
+		return nil, err
+	}
+	return f, nil
+}
+
+// end gives back what was delivered and not acked.
+func (f *feed) end() { _ = f.channel.Close() } // it says at most that the broker was faster
+
+// run serves the subscription until it ends.
+func (sub *subscription) run(f *feed) {
+	defer close(sub.out)
+	defer sub.stop()
+	wait := sub.s.backoffMin
+	for {
+		if f != nil {
+			began := time.Now()
+			if sub.pump(f) || time.Since(began) >= steady {
+				wait = sub.s.backoffMin
+			}
+		}
+		if sub.ctx.Err() != nil {
+			sub.finish(f)
+			return
+		}
+		if f != nil {
+			sub.s.logger.Warn("rabbitmqbroker: subscription lost, consuming again", "topic", sub.topic)
+			f.end()
+		}
+		pauseFor(sub.ctx, rand.N(wait)+1) //nolint:gosec // jitter is no secret
+		wait = min(2*wait, sub.s.backoffMax)
+		var err error
+		if f, err = sub.open(); err != nil && sub.ctx.Err() == nil {
+			sub.s.logger.Warn("rabbitmqbroker: cannot consume, will try again", "topic", sub.topic, "error", err)
+		}
+	}
+}
+
+// finish gives back what the consumer has not seen, waits for what it is handling, and leaves the broker.
+func (sub *subscription) finish(f *feed) {
+	if f == nil {
+		sub.handling.Wait()
+		return
+	}
+	// The deliveries end once the broker has heard of it, or with the channel.
+	var canceling sync.WaitGroup
+	canceling.Go(func() { _ = f.channel.Cancel(f.tag, false) })
+	for d := range f.deliveries {
+		_ = d.Nack(false, true) // or the end of the channel gives it back
+	}
+	sub.handling.Wait()
+	f.end()
+	canceling.Wait()
+}
+
+// pump hands messages over until the feed or the subscription is over. It reports whether there were any.
+func (sub *subscription) pump(f *feed) (any bool) {
+	for {
+		select {
+		case sub.slots <- struct{}{}:
+		case <-sub.ctx.Done():
+			return any
+		case <-f.gone:
+			return any
+		}
+		select {
+		case d, open := <-f.deliveries:
+			if !open {
+				sub.release()
+				return any
+			}
+			any = true
+			sub.deliver(f, d)
+		case <-sub.ctx.Done():
+			sub.release()
+			return any
+		}
+	}
+}
+
+func (sub *subscription) release() { <-sub.slots }
+
+// deliver hands one message to the consumer; what becomes of it is waited for elsewhere.
+func (sub *subscription) deliver(f *feed, d amqp.Delivery) {
+	msg, err := sub.s.unmarshal(d)
+	if err != nil {
+		sub.s.logger.Error("rabbitmqbroker: cannot read a message, giving it back",
+			"topic", sub.topic, "id", d.MessageId, "error", err)
+		sub.handling.Go(func() {
+			defer sub.release()
+			sub.nack(d)
+		})
+		return
+	}
+	ctx, cancel := context.WithCancel(sub.caller) // Close leaves a handler the time to finish
+	msg.SetContext(ctx)
+	select {
+	case sub.out <- msg:
+		sub.handling.Go(func() {
+			defer sub.release()
+			defer cancel()
+			sub.settle(d, msg)
+		})
+		return
+	case <-sub.ctx.Done():
+		_ = d.Nack(false, true) // or the end of the channel gives it back
+	case <-f.gone:
+	}
+	cancel()
+	sub.release()
+}
+
+// settle waits for what the consumer says and passes it on. An ack that does not reach the broker leads to a redelivery.
+func (sub *subscription) settle(d amqp.Delivery, msg *message.Message) {
+	ending := sub.ctx.Done()
+	var grace <-chan time.Time
+	for {
+		select {
+		case <-msg.Acked():
+			_ = d.Ack(false)
+			return
+		case <-msg.Nacked():
+			sub.nack(d)
+			return
+		case <-ending:
+			ending = nil
+			timer := time.NewTimer(sub.s.drainTimeout)
+			defer timer.Stop()
+			grace = timer.C
+		case <-grace:
+			_ = d.Nack(false, true)
+			return
+		}
+	}
+}
+
+func (sub *subscription) nack(d amqp.Delivery) {
+	if sub.s.nackDelay > 0 {
+		pauseFor(sub.ctx, sub.s.nackDelay)
+	}
+	_ = d.Nack(false, !sub.s.config.Consume.NoRequeueOnNack)
+}
+
+// unmarshal reads a message. Marshalers that take headers for metadata want text; RabbitMQ's own headers are none, such as
+// the count with which quorum queues redeliver.
+func (s *settings) unmarshal(d amqp.Delivery) (*message.Message, error) {
+	msg, err := s.config.Marshaler.Unmarshal(d)
+	if err == nil || !hasForeignHeaders(d.Headers) {
+		return msg, err
+	}
+	d.Headers = maps.Clone(d.Headers)
+	for name, value := range d.Headers {
+		if !strings.HasPrefix(name, "x-") {
+			continue
+		}
+		switch v := value.(type) {
+		case string:
+		case int64:
+			d.Headers[name] = strconv.FormatInt(v, 10)
+		case int32:
+			d.Headers[name] = strconv.FormatInt(int64(v), 10)
+		case bool:
+			d.Headers[name] = strconv.FormatBool(v)
+		default:
+			delete(d.Headers, name)
+		}
+	}
+	return s.config.Marshaler.Unmarshal(d)
+}
+
+func hasForeignHeaders(headers amqp.Table) bool {
+	for name, value := range headers {
+		if _, text := value.(string); !text && strings.HasPrefix(name, "x-") {
+			return true
+		}
+	}
+	return false
+}
