@@ -1,4 +1,4 @@
-// Package rabbitmqbroker publishes to RabbitMQ, and consumes from it through watermill-amqp.
+// Package rabbitmqbroker publishes to RabbitMQ, and consumes from it as a Watermill subscriber.
 //
 // What it promises: every attempt that was handed over has exactly one confirm, whatever happens to the broker and the
 // connection. It is Acked only if the broker took responsibility for the message and routed it to a queue: messages are
@@ -9,7 +9,7 @@
 // How: one connection with one channel in confirm mode, a session. What is in flight belongs to the session that it was
 // written on; a new connection is a new session, with delivery tags of its own, so that a tag can never match a message of
 // an earlier one. A session whose oldest message stays unanswered past the confirm timeout is abandoned. The next one is
-// opened by itself, with jittered exponential backoff. Consumers have connections of their own.
+// opened by itself, with jittered exponential backoff. Consumers have connections of their own, see [Subscriber].
 //
 // An error that closes the channel (an exchange that does not exist, a message that is too large) takes the neighbours with
 // it: they are Unknown, with [reliable.ErrConnectionLost]. An attempt with Alone set goes over a connection of its own, and
