@@ -35,8 +35,8 @@ func TestDesign_stateDiagramIsWhatTheStoreDoes(t *testing.T) {
 	seen := make(map[edge]string)
 	synctest.Test(t, func(t *testing.T) {
 		random := rand.New(rand.NewPCG(1, 2))
-		for range 3000 {
-			newWalk(t, random, seen).run(40)
+		for range 4000 {
+			newWalk(t, random, seen).run(50)
 		}
 	})
 	for e, how := range seen {
@@ -90,6 +90,8 @@ func (w *walk) run(steps int) {
 		"enqueue": w.enqueue, "claim": w.claim, "settle": w.settle, "settle again": w.settle, "time passes": w.sleep,
 		"hold": w.hold, "unhold": w.unhold, "probe": w.probe, "fail held": w.failHeld,
 		"claim failed": w.claimFailed, "compensate": w.compensate,
+		"requeue": w.decide(reliable.Requeue), "compensate by hand": w.decide(reliable.Compensate),
+		"discard": w.decide(reliable.Discard),
 	}
 	names := slices.Sorted(maps.Keys(operations))
 	for range steps {
@@ -218,6 +220,26 @@ func (w *walk) failHeld(ctx context.Context) error {
 		Reason: "used up", Limit: 1, Release: w.random.IntN(2) == 0,
 	})
 	return err
+}
+
+// decide has a person decide about any envelope.
+func (w *walk) decide(action reliable.Action) func(context.Context) error {
+	return func(ctx context.Context) error {
+		if len(w.ids) == 0 {
+			return nil
+		}
+		id := w.ids[w.random.IntN(len(w.ids))]
+		results, err := w.store.Decide(ctx, reliable.Decision{
+			Action: action, IDs: []reliable.ID{id}, Who: "somebody", Why: "a test",
+		})
+		if err == nil && results[0].Verdict == reliable.Decided {
+			delete(w.leased, id)
+			if action == reliable.Requeue {
+				delete(w.begun, id)
+			}
+		}
+		return err
+	}
 }
 
 func (w *walk) claimFailed(ctx context.Context) error {

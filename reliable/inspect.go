@@ -36,10 +36,10 @@ type Record struct {
 	Waiting bool
 	// Held is true while the envelope waits behind the hold of its topic.
 	Held bool
-	// LateAck is true if the broker's ack came after compensation had begun.
+	// LateAck is true if the broker's ack came after compensation had begun, or after the envelope was discarded.
 	LateAck bool
-	// History is what went wrong, oldest first: one entry for each attempt that did not end acked, at most
-	// [MaxHistory], the newest kept.
+	// History is what went wrong and what was decided, oldest first: every decision, and of all other entries the newest
+	// [MaxHistory].
 	History []HistoryEntry
 }
 
@@ -85,7 +85,7 @@ func (k HistoryKind) String() string {
 	return "invalid"
 }
 
-// MaxHistory is how many history entries are kept for an envelope.
+// MaxHistory is how many history entries are kept for an envelope, besides the decisions.
 const MaxHistory = 50
 
 // Purger is the ability of a store to delete what is over.

@@ -2,19 +2,23 @@ package reliable
 
 import (
 	"context"
+	"strings"
 	"time"
 )
 
 // Operator is the ability of a store to be looked through and decided upon by people.
 type Operator interface {
-	// List returns one page of the envelopes that match, without their payloads and histories. Its cost follows the page
-	// and what the filter's Status and Topic leave, never all that is stored. A cursor is stable: an envelope that matches
-	// throughout and whose status does not change meanwhile is listed by a walk through all pages, once; a pending one
-	// whose due time moves meanwhile may be listed again.
+	// List returns one page of the envelopes that match, without their payloads and histories, in an order of the store's
+	// own. The cost of a call is bounded, whatever is stored. A cursor is stable: what matches throughout and is left alone
+	// meanwhile is listed by a walk through all pages, once. What is worked on meanwhile (claimed, settled, released,
+	// decided) may be listed again, or by the next walk only.
 	List(ctx context.Context, req ListRequest) (Page, error)
 	// Decide records a person's decision about each of the IDs, all or none, and says for each, at the same index, what
-	// came of it. At most [MaxDecisions] IDs. Each applied decision is an entry of the envelope's history, with who and
-	// why; decisions never vanish from a history, whatever its bound.
+	// came of it; an ID that occurs twice is decided twice, in the order given. At most [MaxDecisions] IDs. Each applied
+	// decision is an entry of the envelope's history, with who and why; decisions never vanish from a history, whatever
+	// its bound. Every one makes the fence grow, so that no settlement of before decides anything any more.
+	//
+	// An error means that nothing was decided, unless it is [ErrUnknown]: then look before repeating it.
 	Decide(ctx context.Context, d Decision) ([]DecisionResult, error)
 }
 
@@ -38,6 +42,19 @@ type ListRequest struct {
 	// Limit is how many envelopes a page has at most, 1 to [MaxPage]. A page can be shorter, even empty, although more
 	// follow: only an empty Next ends the list. So a filter that matches little costs many bounded calls, not a long one.
 	Limit int
+}
+
+// Check returns an error that is [ErrInvalid] if no store could list this.
+func (r *ListRequest) Check() error {
+	switch {
+	case r.Status > Discarded:
+		return Invalid("Status", "is %d, which is no status", r.Status)
+	case r.OlderThan < 0:
+		return Invalid("OlderThan", "is %v, must be 0 (everything) or more", r.OlderThan)
+	case r.Limit < 1 || r.Limit > MaxPage:
+		return Invalid("Limit", "is %d, must be 1 to %d", r.Limit, MaxPage)
+	}
+	return nil
 }
 
 // Cursor is a place in a list; opaque, printable, valid for the filter it came from. Another store's, or a damaged one,
@@ -64,13 +81,15 @@ const (
 type Action uint8
 
 const (
-	// Requeue makes a failed or discarded envelope pending and due at once, with its failure budget reset. Attempts go on
-	// being counted, and the fence grows, so that nothing late of before can decide about it.
+	// Requeue makes a failed or discarded envelope pending and due at once, as though it had just been stored: attempts and
+	// failures are counted from 0, compensation has not begun, and its deadline is lifted, for else one that has passed
+	// would fail it again before it is sent. A late ack of an earlier attempt confirms it. One that still is the head of
+	// its key goes on in front; one that its key has gone on without takes a place in the line again.
 	Requeue Action = iota + 1
-	// Compensate makes a failed envelope compensated: somebody has dealt with it outside of Waybill.
+	// Compensate makes a failed envelope compensated: somebody has dealt with it outside of Waybill. Its key goes on.
 	Compensate
-	// Discard makes a pending or failed envelope discarded: it shall not be sent. A pending one may be on its way to the
-	// broker at that moment; an ack that comes then is recorded as a late one and changes nothing.
+	// Discard makes a pending or failed envelope discarded: it shall not be sent. Its key goes on. A pending one may be on
+	// its way to the broker at that moment; an ack that comes then is recorded as a late one and changes nothing.
 	Discard
 )
 
@@ -87,12 +106,40 @@ func (a Action) String() string {
 	return "invalid"
 }
 
+// AppliesTo reports whether the action is one for envelopes of a status.
+func (a Action) AppliesTo(s Status) bool {
+	switch a {
+	case Requeue:
+		return s == Failed || s == Discarded
+	case Compensate:
+		return s == Failed
+	case Discard:
+		return s == Pending || s == Failed
+	}
+	return false
+}
+
 // Decision is what a person decides, about one envelope or many.
 type Decision struct {
 	Action Action
 	IDs    []ID
 	// Who and Why are required: kept sanitised and cut to [MaxDecisionText].
 	Who, Why string
+}
+
+// Check returns an error that is [ErrInvalid] if no store could record this.
+func (d *Decision) Check() error {
+	switch {
+	case d.Action.String() == "invalid":
+		return Invalid("Action", "is %d, must be Requeue, Compensate or Discard", d.Action)
+	case len(d.IDs) > MaxDecisions:
+		return Invalid("IDs", "are %d, at most %d are decided at a time", len(d.IDs), MaxDecisions)
+	case strings.TrimSpace(d.Who) == "":
+		return Invalid("Who", "is empty, say who decided")
+	case strings.TrimSpace(d.Why) == "":
+		return Invalid("Why", "is empty, say why")
+	}
+	return nil
 }
 
 // DecisionResult is what came of a decision about one envelope.

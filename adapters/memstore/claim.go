@@ -38,7 +38,7 @@ func (s *Store) takeDue(q *queue, now time.Time, req reliable.ClaimRequest) []*r
 		if req.MaxBytes > 0 && bytes > req.MaxBytes && len(taken) > 0 {
 			break
 		}
-		r.lease(now, req.Lease)
+		r.lease(now, req.Worker, req.Lease)
 		q.fix(r)
 		taken = append(taken, r)
 	}

@@ -29,6 +29,7 @@ func (s *Store) ClaimFailed(
 			r.fence++
 			r.compensating = true
 			r.leased = true
+			r.worker = req.Worker
 			r.due = now.Add(req.Lease)
 			r.in.fix(r)
 			records = append(records, s.recordOf(r, now))
@@ -64,13 +65,16 @@ func (s *Store) SettleCompensation(ctx context.Context, c reliable.Compensation)
 		if c.Delay < 0 {
 			return reliable.Invalid("Delay", "is %v, must be 0 or more", c.Delay)
 		}
-		result = s.compensate(&c, now)
+		if result = s.judge(&c); result == reliable.Applied {
+			s.compensate(&c, now)
+		}
 		return nil
 	})
 	return result, err
 }
 
-func (s *Store) compensate(c *reliable.Compensation, now time.Time) reliable.SettleResult {
+// judge says what will come of a compensation.
+func (s *Store) judge(c *reliable.Compensation) reliable.SettleResult {
 	r := s.rows[c.ID]
 	switch {
 	case r == nil || r.fence != c.Fence || !r.compensating:
@@ -80,16 +84,24 @@ func (s *Store) compensate(c *reliable.Compensation, now time.Time) reliable.Set
 	case r.status != reliable.Failed || !r.leased:
 		return reliable.Stale
 	}
+	return reliable.Applied
+}
+
+// compensate records a compensation that judge finds right.
+func (s *Store) compensate(c *reliable.Compensation, now time.Time) {
+	r := s.rows[c.ID]
 	r.leased = false
 	r.compensated = compensated{c.Fence, c.Done}
 	if c.Done {
 		s.finish(r, reliable.Compensated, now)
-		return reliable.Applied
+		return
 	}
-	r.record(entry{fence: c.Fence, outcome: r.lastOutcome(), reason: cleanReason(c.Reason), at: now})
+	r.record(entry{
+		kind: reliable.CompensationFailed, fence: c.Fence, outcome: r.lastOutcome(), by: r.worker,
+		reason: cleanReason(c.Reason), at: now,
+	})
 	r.due = now.Add(c.Delay)
 	r.in.fix(r)
-	return reliable.Applied
 }
 
 // compensated is the newest compensation that was recorded, to recognise it when it is repeated.

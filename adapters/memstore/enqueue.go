@@ -153,11 +153,11 @@ func (tx *Tx) insertLocked(
 func (tx *Tx) add(env *reliable.Envelope, req reliable.EnqueueRequest, now time.Time) *row {
 	s := tx.store
 	s.seq++
-	r := &row{env: *env, seq: s.seq, due: now.Add(env.Delay), storedAt: now}
+	r := &row{env: *env, seq: s.seq, turn: s.seq, due: now.Add(env.Delay), storedAt: now}
 	r.env.Payload = bytes.Clone(env.Payload) // compared with later duplicates, when the caller has long reused it
 	r.env.Metadata = maps.Clone(env.Metadata)
 	if req.Lease > 0 && env.Key == "" && env.Delay == 0 {
-		r.lease(now, req.Lease)
+		r.lease(now, req.Worker, req.Lease)
 	}
 	tx.rows = append(tx.rows, r)
 	tx.own[env.ID] = r

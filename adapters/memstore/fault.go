@@ -28,6 +28,8 @@ const (
 	OpSettleCompensation Op = "settle compensation"
 	OpStats              Op = "stats"
 	OpLookup             Op = "lookup"
+	OpList               Op = "list"
+	OpDecide             Op = "decide"
 	OpPurge              Op = "purge"
 	OpElect              Op = "elect"
 	OpWake               Op = "wake"

@@ -82,7 +82,7 @@ func (s *Store) Probe(ctx context.Context, topic string, req reliable.ClaimReque
 		if r == nil {
 			return nil
 		}
-		r.lease(now, req.Lease)
+		r.lease(now, req.Worker, req.Lease)
 		r.moveTo(s.ready) // where it is found again should the prober die
 		h.nextProbe = r.due
 		attempts = append(attempts, r.attempt(now))
@@ -162,7 +162,9 @@ func (s *Store) FailHeld(ctx context.Context, topic string, req reliable.FailHel
 		slices.SortFunc(rows, func(a, b *row) int { return cmp.Compare(a.seq, b.seq) })
 		for _, r := range rows[:min(req.Limit, len(rows))] {
 			s.fail(r, now)
-			r.record(entry{fence: r.fence, outcome: r.lastOutcome(), reason: cleanReason(req.Reason), at: now})
+			r.record(entry{
+				kind: reliable.GivenUp, fence: r.fence, outcome: r.lastOutcome(), reason: cleanReason(req.Reason), at: now,
+			})
 			if req.Release {
 				s.release(r, now)
 			}

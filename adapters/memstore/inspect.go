@@ -3,6 +3,8 @@ package memstore
 import (
 	"cmp"
 	"context"
+	"iter"
+	"maps"
 	"slices"
 	"time"
 
@@ -15,32 +17,29 @@ const maxLookup = 1000
 func (s *Store) Stats(ctx context.Context) ([]reliable.TopicStats, error) {
 	topics := make(map[string]*reliable.TopicStats)
 	err := s.do(ctx, OpStats, nil, func(now time.Time) error {
-		count := func(q *queue) {
-			for _, r := range q.all() {
+		for _, status := range []reliable.Status{
+			reliable.Pending, reliable.Failed, reliable.Compensated, reliable.Discarded,
+		} {
+			for r := range s.having(status) {
 				topic := topics[r.env.Topic]
 				if topic == nil {
 					topic = &reliable.TopicStats{Topic: r.env.Topic}
 					topics[r.env.Topic] = topic
 				}
 				age := now.Sub(r.storedAt)
-				if r.status == reliable.Failed {
+				switch r.status {
+				case reliable.Failed:
 					topic.Failed++
 					topic.OldestFailed = max(topic.OldestFailed, age)
-				} else {
+				case reliable.Compensated:
+					topic.Compensated++
+				case reliable.Discarded:
+					topic.Discarded++
+				default:
 					topic.Pending++
 					topic.OldestPending = max(topic.OldestPending, age)
 				}
 			}
-		}
-		count(s.ready)
-		for _, l := range s.lanes {
-			count(l.waiting)
-		}
-		for _, h := range s.holds {
-			count(h.waiting)
-		}
-		for _, q := range s.failed {
-			count(q)
 		}
 		return nil
 	})
@@ -109,12 +108,52 @@ func (s *Store) recordOf(r *row, now time.Time) reliable.Record {
 	if r.status == reliable.Pending && !record.Waiting && !record.Held {
 		record.DueIn = r.due.Sub(now)
 	}
-	for _, e := range r.history {
-		record.History = append(record.History, reliable.HistoryEntry{
-			Fence: e.fence, Outcome: e.outcome, Charged: e.charged, Reason: e.reason, Ago: now.Sub(e.at),
+	record.History = r.told(now)
+	return record
+}
+
+// told is the history and the decisions, in the order in which they came.
+func (r *row) told(now time.Time) []reliable.HistoryEntry {
+	entries := slices.Concat(r.history, r.decisions)
+	slices.SortStableFunc(entries, func(a, b entry) int { return cmp.Or(a.at.Compare(b.at), cmp.Compare(a.fence, b.fence)) })
+	var told []reliable.HistoryEntry
+	for _, e := range entries {
+		told = append(told, reliable.HistoryEntry{
+			Kind: e.kind, Fence: e.fence, Outcome: e.outcome, Charged: e.charged, Action: e.action, By: e.by,
+			Reason: e.reason, Ago: now.Sub(e.at),
 		})
 	}
-	return record
+	return told
+}
+
+// having yields all rows of a status.
+func (s *Store) having(status reliable.Status) iter.Seq[*row] {
+	var queues []*queue
+	switch status {
+	case reliable.Pending:
+		queues = append(queues, s.ready)
+		for _, l := range s.lanes {
+			queues = append(queues, l.waiting)
+		}
+		for _, h := range s.holds {
+			queues = append(queues, h.waiting)
+		}
+	case reliable.Failed:
+		queues = slices.AppendSeq(queues, maps.Values(s.failed))
+	default:
+		if q := s.final[status]; q != nil {
+			queues = append(queues, q)
+		}
+	}
+	return func(yield func(*row) bool) {
+		for _, q := range queues {
+			for _, r := range q.all() {
+				if !yield(r) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // Purge deletes what was settled long enough ago; see [reliable.Purger].
@@ -131,13 +170,13 @@ func (s *Store) Purge(
 		case limit < 1:
 			return reliable.Invalid("limit", "is %d, must be at least 1", limit)
 		}
-		list := s.final[status]
-		for list != nil && deleted < limit {
-			r := list.first()
+		settled := s.final[status]
+		for settled != nil && deleted < limit {
+			r := settled.first()
 			if r == nil || now.Sub(r.settledAt) < olderThan {
 				break
 			}
-			list.drop()
+			settled.remove(r)
 			delete(s.rows, r.env.ID)
 			deleted++
 		}

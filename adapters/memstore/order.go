@@ -14,17 +14,22 @@ type lane struct {
 // enter puts a row that was just committed where it belongs.
 func (s *Store) enter(r *row) {
 	s.rows[r.env.ID] = r
+	s.queue(r)
+}
+
+// queue puts a pending row where unkeyed ones stand, or into the line of its key.
+func (s *Store) queue(r *row) {
 	if r.env.Key == "" {
-		s.ready.push(r)
+		r.moveTo(s.ready)
 		return
 	}
 	at := laneKey{r.env.Topic, r.env.Key}
 	if l := s.lanes[at]; l != nil {
-		l.waiting.push(r)
+		r.moveTo(l.waiting)
 		return
 	}
-	s.lanes[at] = &lane{head: r, waiting: newQueue(bySeq)}
-	s.ready.push(r)
+	s.lanes[at] = &lane{head: r, waiting: newQueue(byTurn)}
+	r.moveTo(s.ready)
 }
 
 // release lets the next envelope of r's key go, if r is what it waits for.

@@ -18,6 +18,17 @@ func byDue(a, b *row) bool {
 // bySeq orders by the order of storing.
 func bySeq(a, b *row) bool { return a.seq < b.seq }
 
+// byTurn orders those of one key.
+func byTurn(a, b *row) bool { return a.turn < b.turn }
+
+// bySettled orders by when they were settled.
+func bySettled(a, b *row) bool {
+	if a.settledAt.Equal(b.settledAt) {
+		return a.seq < b.seq
+	}
+	return a.settledAt.Before(b.settledAt)
+}
+
 func (q *queue) len() int { return len(q.rows.rows) }
 
 // all returns the rows in no particular order.
@@ -68,28 +79,4 @@ func (h *rowHeap) Pop() any {
 	h.rows[last] = nil
 	h.rows = h.rows[:last]
 	return r
-}
-
-// settledList holds the rows of one final status in the order in which they became final, for retention.
-type settledList struct {
-	rows []*row
-	gone int // rows[:gone] were deleted
-}
-
-func (l *settledList) append(r *row) { l.rows = append(l.rows, r) }
-
-func (l *settledList) first() *row {
-	if l.gone == len(l.rows) {
-		return nil
-	}
-	return l.rows[l.gone]
-}
-
-func (l *settledList) drop() {
-	l.rows[l.gone] = nil
-	l.gone++
-	if l.gone > len(l.rows)/2 {
-		l.rows = append(l.rows[:0], l.rows[l.gone:]...)
-		l.gone = 0
-	}
 }

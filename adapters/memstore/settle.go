@@ -133,7 +133,11 @@ func (r *row) fact(x *reliable.Settlement, v verdict, now time.Time) {
 		r.past = make(map[int64]verdict)
 	}
 	r.past[x.Fence] = v
-	r.record(entry{x.Fence, x.Outcome, x.Charge, cleanReason(x.Reason), now})
+	e := entry{fence: x.Fence, outcome: x.Outcome, charged: x.Charge, reason: cleanReason(x.Reason), at: now}
+	if x.Fence == r.fence {
+		e.by = r.worker
+	}
+	r.record(e)
 }
 
 // failing notes since when the row has been in trouble.

@@ -18,8 +18,11 @@ var (
 	_ reliable.Waker       = (*Store)(nil)
 	_ reliable.Checker     = (*Store)(nil)
 	_ reliable.Compensator = (*Store)(nil)
+	_ reliable.Operator    = (*Store)(nil)
 	_ reliable.Limited     = (*Store)(nil)
 	_ reliable.Tx          = (*Tx)(nil)
+
+	_ reliable.CompensationSettler = (*Tx)(nil)
 )
 
 // Store keeps envelopes in memory. It is safe for concurrent use; every operation is atomic.
@@ -33,9 +36,9 @@ type Store struct {
 	ready    *queue // pending, keyed ones only while they are their key's head
 	lanes    map[laneKey]*lane
 	holds    map[string]*hold
-	failed   map[string]*queue // by topic, by the time when compensation is due
-	final    map[reliable.Status]*settledList
-	reserved map[reliable.ID]*Tx // stored by transactions that are still open
+	failed   map[string]*queue          // by topic, by the time when compensation is due
+	final    map[reliable.Status]*queue // by when they were settled, for retention
+	reserved map[reliable.ID]*Tx        // stored by transactions that are still open
 	business map[string]any
 	terms    map[string]term
 	wake     wakeUp
@@ -65,7 +68,7 @@ func New(opts ...Option) *Store {
 		lanes:    make(map[laneKey]*lane),
 		holds:    make(map[string]*hold),
 		failed:   make(map[string]*queue),
-		final:    make(map[reliable.Status]*settledList),
+		final:    make(map[reliable.Status]*queue),
 		reserved: make(map[reliable.ID]*Tx),
 		business: make(map[string]any),
 		terms:    make(map[string]term),
@@ -87,16 +90,18 @@ func (s *Store) Limits() reliable.Limits { return s.limits }
 type row struct {
 	env    reliable.Envelope
 	seq    int64 // order of storing
+	turn   int64 // order within its key
 	status reliable.Status
 
-	in    *queue // where it stands; nil once it is final
+	in    *queue // where it stands
 	index int    // its place in that queue
 	due   time.Time
 
 	fence           int64
 	attempts        int
 	failures        int
-	leased          bool // a claim has not been settled yet
+	leased          bool   // a claim has not been settled yet
+	worker          string // who leased it last
 	mayHaveBeenSent bool
 	lateAck         bool
 	compensating    bool // compensation has begun
@@ -108,6 +113,7 @@ type row struct {
 	last            verdict // the newest settlement that was applied
 	past            map[int64]verdict
 	history         []entry
+	decisions       []entry
 }
 
 // verdict is a settlement as far as it takes to recognise it when it is repeated.
@@ -120,9 +126,12 @@ type verdict struct {
 }
 
 type entry struct {
+	kind    reliable.HistoryKind
 	fence   int64
 	outcome reliable.Outcome
 	charged bool
+	action  reliable.Action
+	by      string
 	reason  string
 	at      time.Time
 }
@@ -144,13 +153,14 @@ func (r *row) attempt(now time.Time) reliable.Attempt {
 }
 
 // lease takes the row until now+lease. A lease that was still on it has run out without an answer.
-func (r *row) lease(now time.Time, lease time.Duration) {
+func (r *row) lease(now time.Time, worker string, lease time.Duration) {
 	if r.leased {
 		r.mayHaveBeenSent = true
 	}
 	r.fence++
 	r.attempts++
 	r.leased = true
+	r.worker = worker
 	r.due = now.Add(lease)
 }
 
@@ -177,13 +187,12 @@ func (s *Store) finish(r *row, status reliable.Status, now time.Time) {
 	r.status = status
 	r.leased = false
 	r.settledAt = now
-	r.moveTo(nil)
-	list := s.final[status]
-	if list == nil {
-		list = &settledList{}
-		s.final[status] = list
+	settled := s.final[status]
+	if settled == nil {
+		settled = newQueue(bySettled)
+		s.final[status] = settled
 	}
-	list.append(r)
+	r.moveTo(settled)
 	s.release(r, now)
 }
 

@@ -21,6 +21,8 @@ type Tx struct {
 	own    map[reliable.ID]*row
 	writes []write
 	scopes []*savepoint
+	// done are the compensations that take effect with the commit.
+	done []reliable.Compensation
 
 	// ended is closed once committed or rolled back; awaits is the transaction that this one waits for. Both are guarded
 	// by the store's lock.
@@ -124,6 +126,37 @@ func (tx *Tx) Enqueue(
 	return tx.enqueue(ctx, OpTxEnqueue, req, envs, func() {})
 }
 
+// SettleCompensation records a compensation with the commit; see [reliable.CompensationSettler]. Nothing is locked until
+// then: should somebody else have taken the envelope meanwhile, the commit fails and nothing takes effect.
+func (tx *Tx) SettleCompensation(ctx context.Context, c reliable.Compensation) (reliable.SettleResult, error) {
+	var result reliable.SettleResult
+	ids := func() []reliable.ID { return []reliable.ID{c.ID} }
+	err := tx.store.do(ctx, OpSettleCompensation, ids, func(time.Time) error {
+		switch {
+		case tx.isEnded():
+			return reliable.ErrClosed
+		case tx.begun.Err() != nil:
+			return tx.begun.Err()
+		case c.Delay < 0:
+			return reliable.Invalid("Delay", "is %v, must be 0 or more", c.Delay)
+		}
+		for i := range tx.done {
+			if tx.done[i].ID == c.ID {
+				result = reliable.Stale
+				if tx.done[i].Fence == c.Fence && tx.done[i].Done == c.Done {
+					result = reliable.Repeated
+				}
+				return nil
+			}
+		}
+		if result = tx.store.judge(&c); result == reliable.Applied {
+			tx.done = append(tx.done, c)
+		}
+		return nil
+	})
+	return result, err
+}
+
 // Commit makes everything visible; see [reliable.Tx].
 func (tx *Tx) Commit(ctx context.Context) error {
 	s := tx.store
@@ -138,11 +171,22 @@ func (tx *Tx) Commit(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("memstore: commit: %w", err), tx.Rollback(ctx))
 	}
-	if err := s.locked(func(time.Time) error {
+	if err := s.locked(func(now time.Time) error {
 		if tx.isEnded() {
 			return fmt.Errorf("memstore: commit: %w", reliable.ErrClosed)
 		}
+		for i := range tx.done {
+			if result := s.judge(&tx.done[i]); result != reliable.Applied {
+				tx.withdraw(0)
+				close(tx.ended)
+				return fmt.Errorf("memstore: commit: the compensation of %q is %v by now: somebody else has the envelope",
+					tx.done[i].ID, result)
+			}
+		}
 		s.commit(tx)
+		for i := range tx.done {
+			s.compensate(&tx.done[i], now)
+		}
 		return nil
 	}); err != nil {
 		return err
@@ -204,6 +248,7 @@ type savepoint struct {
 	tx           *Tx
 	depth        int // its place in tx.scopes, counted from 1
 	rows, writes int
+	done         int
 }
 
 // Savepoint opens a scope that can be taken back on its own; see [reliable.Tx].
@@ -216,7 +261,7 @@ func (tx *Tx) Savepoint(ctx context.Context) (reliable.Savepoint, error) {
 	if tx.isEnded() {
 		return nil, fmt.Errorf("memstore: savepoint: %w", reliable.ErrClosed)
 	}
-	sp := &savepoint{tx: tx, depth: len(tx.scopes) + 1, rows: len(tx.rows), writes: len(tx.writes)}
+	sp := &savepoint{tx: tx, depth: len(tx.scopes) + 1, rows: len(tx.rows), writes: len(tx.writes), done: len(tx.done)}
 	tx.scopes = append(tx.scopes, sp)
 	return sp, nil
 }
@@ -238,6 +283,7 @@ func (sp *savepoint) end(takeBack bool) error {
 	if takeBack {
 		tx.withdraw(sp.rows)
 		tx.writes = tx.writes[:sp.writes]
+		tx.done = tx.done[:sp.done]
 	}
 	return nil
 }

@@ -214,7 +214,7 @@ func TestOrder_looksAtOneRowOfEachKeyHoweverManyWait(t *testing.T) {
 		require.NoError(t, err)
 	}
 	tx := readCommitted(t, db)
-	query := strings.Replace(statements("waybill_").Next.Text(), "[[?]]", "?", 1)
+	query := strings.Replace(statements("waybill_").Order.Next.Text(), "[[?]]", "?", 1)
 	lane := make([]byte, 16)
 	copy(lane, "lane-1")
 	rows, read := rowsRead(t, tx, query, lane)

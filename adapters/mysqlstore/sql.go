@@ -98,6 +98,24 @@ CREATE TABLE IF NOT EXISTS {schema} (
 		Record: w.Text(`
 INSERT INTO {schema} (version, usable_by, applied_at) VALUES (1, 1, ` + clock + `)
 ON DUPLICATE KEY UPDATE usable_by = VALUES(usable_by)`),
+	}, {
+		Version: 2, UsableBy: 1, About: "what people decide about envelopes; flag 32 says that there is something",
+		Statements: []string{
+			// A table of its own: programs of version 1 keep no more than so many rows of the history.
+			w.Text(`
+CREATE TABLE IF NOT EXISTS {decision} (
+  id     VARBINARY(128)   NOT NULL,
+  fence  BIGINT           NOT NULL COMMENT 'that of the envelope from then on',
+  action TINYINT UNSIGNED NOT NULL COMMENT '1 requeue 2 compensate 3 discard',
+  who    VARBINARY(512)   NOT NULL,
+  why    VARBINARY(512)   NOT NULL,
+  at     BIGINT           NOT NULL,
+  PRIMARY KEY (id, fence)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC`),
+		},
+		Record: w.Text(`
+INSERT INTO {schema} (version, usable_by, applied_at) VALUES (2, 1, ` + clock + `)
+ON DUPLICATE KEY UPDATE usable_by = VALUES(usable_by)`),
 	}}
 }
 
@@ -167,19 +185,10 @@ SELECT id
 FROM {outbox} FORCE INDEX (PRIMARY)
 WHERE id IN ([[?]]) AND status = 0 AND due = {parked}
 FOR UPDATE SKIP LOCKED`),
-		Known: q(`
-SELECT id FROM {outbox} WHERE id IN ([[?]]) AND status = 0`),
 		LockHeads: q(`
 SELECT lane, seq, id FROM {head} FORCE INDEX (PRIMARY) WHERE lane IN ([[?]]) ORDER BY lane FOR UPDATE`),
-		// by_lane, one row of each lane.
-		Next: q(`
-SELECT l.seq, l.lane, l.id, l.ready_at, {now}
-FROM (
-  SELECT (SELECT n.seq FROM {lane} AS n FORCE INDEX (by_lane) WHERE n.lane = h.lane ORDER BY n.seq LIMIT 1) AS seq
-  FROM {head} AS h
-  WHERE h.lane IN ([[?]])
-) AS f
-STRAIGHT_JOIN {lane} AS l ON l.seq = f.seq`),
+		Order:       order(q),
+		OrderInside: orderInside(q),
 		WriteHeads: q(`
 INSERT INTO {head} (lane, seq, id) VALUES [[(?, ?, ?)]]
 ON DUPLICATE KEY UPDATE seq = VALUES(seq), id = VALUES(id)`),
@@ -210,6 +219,23 @@ UPDATE (
 STRAIGHT_JOIN {outbox} AS o FORCE INDEX (PRIMARY) ON o.id = v.id
 SET o.status = v.status, o.due = v.due, o.attempts = v.attempts, o.failures = v.failures,
   o.failing_since = v.failing_since, o.flags = v.flags, o.acked_by = v.acked_by`),
+		Overrule: q(`
+UPDATE (
+  [[SELECT CAST(? AS BINARY) AS id, CAST(? AS SIGNED) AS status, CAST(? AS SIGNED) AS due, CAST(? AS SIGNED) AS fence,
+    CAST(? AS SIGNED) AS attempts, CAST(? AS SIGNED) AS failures, CAST(? AS SIGNED) AS failing_since,
+    CAST(? AS SIGNED) AS flags, CAST(? AS SIGNED) AS deadline##
+  UNION ALL ]]
+) AS v
+STRAIGHT_JOIN {outbox} AS o FORCE INDEX (PRIMARY) ON o.id = v.id
+SET o.status = v.status, o.due = v.due, o.fence = v.fence, o.attempts = v.attempts, o.failures = v.failures,
+  o.failing_since = v.failing_since, o.flags = v.flags, o.deadline = v.deadline`),
+		NoteDecisions: q(`
+INSERT INTO {decision} (id, fence, action, who, why, at) VALUES [[(?, ?, ?, ?, ?, ?)]]
+ON DUPLICATE KEY UPDATE action = VALUES(action), who = VALUES(who), why = VALUES(why), at = VALUES(at)`),
+		Decisions: q(`
+SELECT id, fence, action, who, why, at, {now} FROM {decision} WHERE id IN ([[?]]) ORDER BY id, fence`),
+		ForgetDecisions: q(`
+DELETE FROM {decision} WHERE id IN ([[?]])`),
 		Past: q(`
 SELECT id, fence, outcome, charged, decided FROM {history} WHERE id IN ([[?]]) AND entry = 0`),
 		Remember: q(`
@@ -225,7 +251,7 @@ WHERE id = ? AND fence < (
   ) AS kept
 )`),
 		History: q(`
-SELECT id, fence, outcome, charged, reason, at, {now}
+SELECT id, fence, entry, outcome, charged, reason, worker, at, {now}
 FROM {history}
 WHERE id IN ([[?]])
 ORDER BY id, at, fence, entry`),
@@ -299,7 +325,20 @@ FOR UPDATE SKIP LOCKED`),
 		Stats: q(`
 SELECT topic, 0, COUNT(*), MIN(stored_at), {now} FROM {outbox} WHERE status = 0 GROUP BY topic
 UNION ALL
-SELECT topic, 2, COUNT(*), MIN(stored_at), {now} FROM {outbox} WHERE status = 2 GROUP BY topic`),
+SELECT topic, 2, COUNT(*), MIN(stored_at), {now} FROM {outbox} WHERE status = 2 GROUP BY topic
+UNION ALL
+SELECT topic, 3, COUNT(*), MIN(stored_at), {now} FROM {outbox} WHERE status = 3 GROUP BY topic
+UNION ALL
+SELECT topic, 4, COUNT(*), MIN(stored_at), {now} FROM {outbox} WHERE status = 4 GROUP BY topic`),
+
+		ListPending: walk(q),
+		ListSettled: walk(q),
+		Glance: q(`
+SELECT {columns}, NULL, {now} FROM {outbox} FORCE INDEX (PRIMARY) WHERE id IN ([[?]])`),
+		HistorySays: q(`
+SELECT DISTINCT id FROM {history} FORCE INDEX (PRIMARY) WHERE id IN ([[?]]) AND LOCATE(?, reason) > 0`),
+		DecisionsSay: q(`
+SELECT DISTINCT id FROM {decision} FORCE INDEX (PRIMARY) WHERE id IN ([[?]]) AND LOCATE(?, why) > 0`),
 
 		LockChore: q(`
 SELECT worker, held_until, {now} FROM {chore} WHERE name = ? FOR UPDATE`),
@@ -312,5 +351,65 @@ DELETE FROM {chore} WHERE name = ?`),
 
 		Version: q(`
 SELECT COALESCE(MAX(version), 0), COALESCE(MAX(usable_by), 0) FROM {schema}`),
+	}
+}
+
+func order(q func(string) sqlstore.Statement) sqlstore.OrderReads {
+	return sqlstore.OrderReads{
+		// by_lane, one row of each lane.
+		Next: q(`
+SELECT l.seq, l.lane, l.id, l.ready_at, {now}
+FROM (
+  SELECT (SELECT n.seq FROM {lane} AS n FORCE INDEX (by_lane) WHERE n.lane = h.lane ORDER BY n.seq LIMIT 1) AS seq
+  FROM {head} AS h
+  WHERE h.lane IN ([[?]])
+) AS f
+STRAIGHT_JOIN {lane} AS l ON l.seq = f.seq`),
+		// by_lane, one range of one lane.
+		Line: q(`
+SELECT seq, lane, id, ready_at, {now} FROM {lane} FORCE INDEX (by_lane) WHERE lane = ? ORDER BY seq LIMIT ?`),
+		Known: q(`
+SELECT id FROM {outbox} WHERE id IN ([[?]]) AND status = 0`),
+	}
+}
+
+// orderInside locks what it reads, for a plain read of a REPEATABLE READ transaction does not see what was committed
+// after it began.
+func orderInside(q func(string) sqlstore.Statement) sqlstore.OrderReads {
+	return sqlstore.OrderReads{
+		Next: q(`
+SELECT seq, lane, id, ready_at, {now}
+FROM {lane} FORCE INDEX (by_lane)
+WHERE lane IN ([[?]])
+ORDER BY lane, seq
+LIMIT 1
+FOR UPDATE`),
+		Line: q(`
+SELECT seq, lane, id, ready_at, {now}
+FROM {lane} FORCE INDEX (by_lane)
+WHERE lane = ?
+ORDER BY seq
+LIMIT ?
+FOR UPDATE`),
+		Known: q(`
+SELECT id FROM {outbox} FORCE INDEX (PRIMARY) WHERE id IN ([[?]]) AND status = 0 LOCK IN SHARE MODE`),
+	}
+}
+
+// walk follows by_due, without reading rows.
+func walk(q func(string) sqlstore.Statement) sqlstore.Walk {
+	return sqlstore.Walk{
+		After: q(`
+SELECT id, topic, due, stored_at, stored_at, {now}
+FROM {outbox} FORCE INDEX (by_due)
+WHERE status = ? AND due > ?
+ORDER BY due, stored_at, topic, id
+LIMIT ?`),
+		Same: q(`
+SELECT id, topic, due, stored_at, stored_at, {now}
+FROM {outbox} FORCE INDEX (by_due)
+WHERE status = ? AND due = ? AND stored_at >= ? AND (stored_at > ? OR topic > ? OR topic = ? AND id > ?)
+ORDER BY stored_at, topic, id
+LIMIT ?`),
 	}
 }

@@ -21,6 +21,7 @@ var (
 	_ reliable.Waker       = (*Store)(nil)
 	_ reliable.Checker     = (*Store)(nil)
 	_ reliable.Compensator = (*Store)(nil)
+	_ reliable.Operator    = (*Store)(nil)
 	_ reliable.Limited     = (*Store)(nil)
 	_ reliable.Portioned   = (*Store)(nil)
 )
@@ -30,9 +31,10 @@ type core = sqlstore.Store
 
 // Store keeps envelopes in tables of a MySQL or MariaDB database. It implements [reliable.Store] and every optional
 // ability: [reliable.Transactor], [reliable.Holder], [reliable.Inspector], [reliable.Purger], [reliable.Elector],
-// [reliable.Waker], [reliable.Checker], [reliable.Compensator], [reliable.Limited] and [reliable.Portioned]. It is safe
-// for concurrent use and starts no goroutine that outlives a call. It keeps the statements that store few envelopes
-// prepared on the connections of its pool, so a program makes one Store and keeps it.
+// [reliable.Waker], [reliable.Checker], [reliable.Compensator], [reliable.Operator], [reliable.Limited] and
+// [reliable.Portioned]. It is safe for concurrent use and starts no goroutine that outlives a call. It keeps the
+// statements that store few envelopes prepared on the connections of its pool, so a program makes one Store and keeps
+// it.
 type Store struct {
 	*core
 	db       *sql.DB

@@ -101,7 +101,7 @@ func TestStatements_lookAtWhatTheyReturnAndNothingElse(t *testing.T) {
 		{"pick failed", s.PickFailed, []any{[]string{"orders"}, limit}, "waybill_outbox_failed", 10},
 		{"pick settled", s.PickSettled, []any{1, 0, limit}, "waybill_outbox_settled", 60},
 		{"fresh", s.Fresh, []any{0, 500}, "waybill_lane_fresh", 10},
-		{"next", s.Next, []any{[][]byte{[]byte("lane-1")}}, "waybill_lane_pkey", 10},
+		{"next", s.Order.Next, []any{[][]byte{[]byte("lane-1")}}, "waybill_lane_pkey", 10},
 		{"mark lanes", s.MarkLanes, []any{[]int64{1, 500, 20_000}}, "waybill_lane_seq", 40},
 		{"confirm", s.Confirm, []any{1, true, ids}, "waybill_outbox_pkey", 500 * 20},
 	} {

@@ -85,7 +85,9 @@ func TestCheck_saysWhatToDo(t *testing.T) {
 
 	require.NoError(t, store.Migrate(t.Context()))
 	set := func(version, usableBy int) {
-		_, err := db.ExecContext(t.Context(), "UPDATE waybill_schema SET version = $1, usable_by = $2", version, usableBy)
+		_, err := db.ExecContext(t.Context(), "DELETE FROM waybill_schema")
+		require.NoError(t, err)
+		_, err = db.ExecContext(t.Context(), "INSERT INTO waybill_schema VALUES ($1, $2, 0)", version, usableBy)
 		require.NoError(t, err)
 	}
 	set(0, 0)

@@ -1,6 +1,10 @@
 package postgresstore
 
-import "github.com/waybillmq/waybill/adapters/internal/sqlstore"
+import (
+	"fmt"
+
+	"github.com/waybillmq/waybill/adapters/internal/sqlstore"
+)
 
 // clock is the database's clock at this moment, in microseconds; now() stands still in a transaction. As a sub-select
 // it is evaluated once, so that an index can be searched by it.
@@ -102,6 +106,27 @@ CREATE TABLE IF NOT EXISTS {schema} (
 		},
 		Record: w.Text(`
 INSERT INTO {schema} (version, usable_by, applied_at) VALUES (1, 1, ` + clock + `) ON CONFLICT DO NOTHING`),
+	}, {
+		Version: 2, UsableBy: 1, About: "what people decide about envelopes; flag 32 says that there is something",
+		Statements: []string{
+			// A table of its own: programs of version 1 keep no more than so many rows of the history.
+			w.Text(`
+CREATE TABLE IF NOT EXISTS {decision} (
+  id     text COLLATE "C" NOT NULL,
+  fence  bigint   NOT NULL,                   -- that of the envelope from then on
+  action smallint NOT NULL,                   -- 1 requeue, 2 compensate, 3 discard
+  who    text     NOT NULL,
+  why    text     NOT NULL,
+  at     bigint   NOT NULL,
+  PRIMARY KEY (id, fence)
+)`),
+			// What is listed by topic and counted. Writers wait while it is built, which takes one look at the table: on a
+			// large one create it CONCURRENTLY beforehand.
+			w.Text(`
+CREATE INDEX IF NOT EXISTS "{prefix}outbox_topics" ON {outbox} (status, topic, due, stored_at) WHERE status >= 2`),
+		},
+		Record: w.Text(`
+INSERT INTO {schema} (version, usable_by, applied_at) VALUES (2, 1, ` + clock + `) ON CONFLICT DO NOTHING`),
 	}}
 }
 
@@ -123,6 +148,8 @@ func statements(prefix string) sqlstore.Statements {
 	q := writer(prefix).Statement
 	return sqlstore.Statements{
 		Insert: q(insert),
+		Clock: q(`
+SELECT {now}`),
 		InsertSkipping: q(insert + `
 ON CONFLICT (id) DO NOTHING
 RETURNING id`),
@@ -174,17 +201,12 @@ SELECT lane FROM {head} WHERE lane = ANY ($1::bytea[])`),
 SELECT lane FROM {head} WHERE lane = ANY ($1::bytea[]) FOR UPDATE SKIP LOCKED`),
 		TryParked: q(`
 SELECT id FROM {outbox} WHERE id = ANY ($1::text[]) AND status = 0 AND due = {parked} FOR UPDATE SKIP LOCKED`),
-		Known: q(`
-SELECT id FROM {outbox} WHERE id = ANY ($1::text[]) AND status = 0`),
 		LockHeads: q(`
 SELECT lane, seq, id FROM {head} WHERE lane = ANY ($1::bytea[]) ORDER BY lane FOR UPDATE`),
-		// The primary key, one row of each lane.
-		Next: q(`
-SELECT l.seq, l.lane, l.id, l.ready_at, {now}
-FROM unnest($1::bytea[]) AS h (lane)
-CROSS JOIN LATERAL (
-  SELECT n.seq, n.lane, n.id, n.ready_at FROM {lane} AS n WHERE n.lane = h.lane ORDER BY n.seq LIMIT 1
-) AS l`),
+		Order:       order(q),
+		OrderInside: order(q),
+		Isolation: q(`
+SELECT current_setting('transaction_isolation') = 'read committed'`),
 		WriteHeads: q(`
 INSERT INTO {head} (lane, seq, id)
 SELECT u.lane, u.seq, u.id FROM unnest($1::bytea[], $2::bigint[], $3::text[]) AS u (lane, seq, id)
@@ -211,6 +233,24 @@ SET status = u.status, due = u.due, attempts = u.attempts, failures = u.failures
 FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[],
   $7::bigint[], $8::bigint[]) AS u (id, status, due, attempts, failures, failing_since, flags, acked_by)
 WHERE o.id = u.id`),
+		Overrule: q(`
+UPDATE {outbox} AS o
+SET status = u.status, due = u.due, fence = u.fence, attempts = u.attempts, failures = u.failures,
+  failing_since = u.failing_since, flags = u.flags, deadline = u.deadline
+FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
+  $8::bigint[], $9::bigint[]) AS u (id, status, due, fence, attempts, failures, failing_since, flags, deadline)
+WHERE o.id = u.id`),
+		NoteDecisions: q(`
+INSERT INTO {decision} (id, fence, action, who, why, at)
+SELECT u.id, u.fence, u.action, u.who, u.why, u.at
+FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::bigint[])
+  AS u (id, fence, action, who, why, at)
+ON CONFLICT (id, fence) DO UPDATE SET action = excluded.action, who = excluded.who, why = excluded.why,
+  at = excluded.at`),
+		Decisions: q(`
+SELECT id, fence, action, who, why, at, {now} FROM {decision} WHERE id = ANY ($1::text[]) ORDER BY id, fence`),
+		ForgetDecisions: q(`
+DELETE FROM {decision} WHERE id = ANY ($1::text[])`),
 		Past: q(`
 SELECT id, fence, outcome, charged, decided FROM {history} WHERE id = ANY ($1::text[]) AND entry = 0`),
 		Remember: q(`
@@ -226,7 +266,7 @@ WHERE id = $1 AND fence < (
   SELECT fence FROM {history} WHERE id = $2 ORDER BY fence DESC, entry DESC LIMIT 1 OFFSET $3
 )`),
 		History: q(`
-SELECT id, fence, outcome, charged, reason, at, {now}
+SELECT id, fence, entry, outcome, charged, reason, worker, at, {now}
 FROM {history}
 WHERE id = ANY ($1::text[])
 ORDER BY id, at, fence, entry`),
@@ -292,10 +332,24 @@ ORDER BY due
 LIMIT $3
 FOR UPDATE SKIP LOCKED`),
 
+		// outbox_topics for all but the first.
 		Stats: q(`
 SELECT topic, 0, count(*), min(stored_at), {now} FROM {outbox} WHERE status = 0 GROUP BY topic
 UNION ALL
-SELECT topic, 2, count(*), min(stored_at), {now} FROM {outbox} WHERE status = 2 GROUP BY topic`),
+SELECT topic, status, count(*), min(stored_at), {now} FROM {outbox} WHERE status >= 2 GROUP BY status, topic`),
+
+		// outbox_pending.
+		ListPending: walk(q, "status = 0 AND status = $1", 1),
+		// outbox_settled.
+		ListSettled: walk(q, "status > 0 AND status = $1", 1),
+		// outbox_topics.
+		ListTopic: walk(q, "status >= 2 AND status = $1 AND topic = $2", 2),
+		Glance: q(`
+SELECT {columns}, NULL::bytea, {now} FROM {outbox} WHERE id = ANY ($1::text[])`),
+		HistorySays: q(`
+SELECT DISTINCT id FROM {history} WHERE id = ANY ($1::text[]) AND position($2 IN reason) > 0`),
+		DecisionsSay: q(`
+SELECT DISTINCT id FROM {decision} WHERE id = ANY ($1::text[]) AND position($2 IN why) > 0`),
 
 		LockChore: q(`
 SELECT worker, held_until, {now} FROM {chore} WHERE name = $1 FOR UPDATE`),
@@ -308,5 +362,44 @@ DELETE FROM {chore} WHERE name = $1`),
 
 		Version: q(`
 SELECT COALESCE(max(version), 0), COALESCE(max(usable_by), 0) FROM {schema}`),
+	}
+}
+
+func order(q func(string) sqlstore.Statement) sqlstore.OrderReads {
+	return sqlstore.OrderReads{
+		// The primary key, one row of each lane.
+		Next: q(`
+SELECT l.seq, l.lane, l.id, l.ready_at, {now}
+FROM unnest($1::bytea[]) AS h (lane)
+CROSS JOIN LATERAL (
+  SELECT n.seq, n.lane, n.id, n.ready_at FROM {lane} AS n WHERE n.lane = h.lane ORDER BY n.seq LIMIT 1
+) AS l`),
+		// The primary key, one range of one lane.
+		Line: q(`
+SELECT seq, lane, id, ready_at, {now} FROM {lane} WHERE lane = $1 ORDER BY seq LIMIT $2`),
+		Known: q(`
+SELECT id FROM {outbox} WHERE id = ANY ($1::text[]) AND status = 0`),
+	}
+}
+
+// walk lists what is fixed by the first n parameters.
+func walk(q func(string) sqlstore.Statement, fixed string, n int) sqlstore.Walk {
+	p := make([]any, 7)
+	for i := range p {
+		p[i] = fmt.Sprintf("$%d", n+1+i)
+	}
+	const read = `
+SELECT id, topic, due, stored_at, stored_at, {now}
+FROM {outbox}
+WHERE `
+	return sqlstore.Walk{
+		Topic: n == 2,
+		After: q(read + fixed + fmt.Sprintf(` AND due > %s
+ORDER BY due, stored_at, topic, id
+LIMIT %s`, p[:2]...)),
+		Same: q(read + fixed + fmt.Sprintf(` AND due = %s AND stored_at >= %s
+  AND (stored_at > %s OR topic > %s OR topic = %s AND id > %s)
+ORDER BY stored_at, topic, id
+LIMIT %s`, p...)),
 	}
 }

@@ -24,6 +24,7 @@ var (
 	_ reliable.Waker       = (*Store)(nil)
 	_ reliable.Checker     = (*Store)(nil)
 	_ reliable.Compensator = (*Store)(nil)
+	_ reliable.Operator    = (*Store)(nil)
 	_ reliable.Limited     = (*Store)(nil)
 )
 
@@ -32,8 +33,8 @@ type core = sqlstore.Store
 
 // Store keeps envelopes in tables of a PostgreSQL database. It implements [reliable.Store] and every optional ability:
 // [reliable.Transactor], [reliable.Holder], [reliable.Inspector], [reliable.Purger], [reliable.Elector],
-// [reliable.Waker], [reliable.Checker], [reliable.Compensator] and [reliable.Limited]. It is safe for concurrent use
-// and starts no goroutine that outlives a call.
+// [reliable.Waker], [reliable.Checker], [reliable.Compensator], [reliable.Operator] and [reliable.Limited]. It is safe
+// for concurrent use and starts no goroutine that outlives a call.
 type Store struct {
 	*core
 	own      any // the *sql.DB or *pgxpool.Pool

@@ -97,6 +97,26 @@ CREATE TABLE IF NOT EXISTS {schema} (
 		},
 		Record: sqlstore.NewWriter(prefix, `"`, "now", clock).Text(`
 INSERT INTO {schema} (version, usable_by, applied_at) VALUES (1, 1, ` + clock + `) ON CONFLICT DO NOTHING`),
+	}, {
+		Version: 2, UsableBy: 1, About: "what people decide about envelopes; flag 32 says that there is something",
+		Statements: []string{
+			// A table of its own: programs of version 1 keep no more than so many rows of the history.
+			w.Text(`
+CREATE TABLE IF NOT EXISTS {decision} (
+  id     TEXT    NOT NULL,
+  fence  INTEGER NOT NULL,                    -- that of the envelope from then on
+  action INTEGER NOT NULL,                    -- 1 requeue, 2 compensate, 3 discard
+  who    TEXT    NOT NULL,
+  why    TEXT    NOT NULL,
+  at     INTEGER NOT NULL,
+  PRIMARY KEY (id, fence)
+) WITHOUT ROWID`),
+			// What is listed by topic and counted.
+			w.Text(`
+CREATE INDEX IF NOT EXISTS "{prefix}outbox_topics" ON {outbox} (status, topic, due) WHERE status >= 2`),
+		},
+		Record: w.Text(`
+INSERT INTO {schema} (version, usable_by, applied_at) VALUES (2, 1, ` + clock + `) ON CONFLICT DO NOTHING`),
 	}}
 }
 
@@ -117,6 +137,8 @@ INSERT INTO {outbox}
   (id, topic, okey, metadata, payload, size, stored_at, due, fence, attempts, flags, deadline, worker)
 SELECT column1, column2, ?, column3, column4, column5, clock.now + column6, clock.now * ? + ?, ?, ?, ?, ?, ?
 FROM (SELECT {now} AS now) AS clock, (VALUES [[(?, ?, ?, ?, ?, ?)]])`),
+		Clock: q(`
+SELECT {now}`),
 		InsertLanes: q(`
 INSERT INTO {lane} (lane, id, ready_at)
 SELECT column1, column2, {now} * column3 + column4 FROM (VALUES [[(?, ?, ?, ?)]])`),
@@ -154,17 +176,10 @@ SELECT lane FROM {head} WHERE lane IN ([[?]])`),
 SELECT lane FROM {head} WHERE lane IN ([[?]])`),
 		TryParked: q(`
 SELECT id FROM {outbox} WHERE id IN ([[?]]) AND status = 0 AND due = {parked}`),
-		Known: q(`
-SELECT id FROM {outbox} WHERE id IN ([[?]]) AND status = 0`),
 		LockHeads: q(`
 SELECT lane, seq, id FROM {head} WHERE lane IN ([[?]])`),
-		Next: q(`
-SELECT l.seq, l.lane, l.id, l.ready_at, {now}
-FROM {head} AS h
-JOIN {lane} AS l ON l.seq = (
-  SELECT n.seq FROM {lane} AS n INDEXED BY "{prefix}lane_order" WHERE n.lane = h.lane ORDER BY n.seq LIMIT 1
-)
-WHERE h.lane IN ([[?]])`),
+		Order:       order(q),
+		OrderInside: order(q),
 		WriteHeads: q(`
 INSERT INTO {head} (lane, seq, id) VALUES [[(?, ?, ?)]]
 ON CONFLICT (lane) DO UPDATE SET seq = excluded.seq, id = excluded.id`),
@@ -189,6 +204,20 @@ SET status = v.column2, due = v.column3, attempts = v.column4, failures = v.colu
   flags = v.column7, acked_by = v.column8
 FROM (VALUES [[(?, ?, ?, ?, ?, ?, ?, ?)]]) AS v
 WHERE {outbox}.id = v.column1`),
+		Overrule: q(`
+UPDATE {outbox}
+SET status = v.column2, due = v.column3, fence = v.column4, attempts = v.column5, failures = v.column6,
+  failing_since = v.column7, flags = v.column8, deadline = v.column9
+FROM (VALUES [[(?, ?, ?, ?, ?, ?, ?, ?, ?)]]) AS v
+WHERE {outbox}.id = v.column1`),
+		NoteDecisions: q(`
+INSERT INTO {decision} (id, fence, action, who, why, at) VALUES [[(?, ?, ?, ?, ?, ?)]]
+ON CONFLICT (id, fence) DO UPDATE SET action = excluded.action, who = excluded.who, why = excluded.why,
+  at = excluded.at`),
+		Decisions: q(`
+SELECT id, fence, action, who, why, at, {now} FROM {decision} WHERE id IN ([[?]]) ORDER BY id, fence`),
+		ForgetDecisions: q(`
+DELETE FROM {decision} WHERE id IN ([[?]])`),
 		Past: q(`
 SELECT id, fence, outcome, charged, decided FROM {history} WHERE id IN ([[?]]) AND entry = 0`),
 		Remember: q(`
@@ -200,7 +229,7 @@ ON CONFLICT (id, fence, entry) DO UPDATE SET outcome = excluded.outcome, charged
 DELETE FROM {history}
 WHERE id = ? AND fence < (SELECT fence FROM {history} WHERE id = ? ORDER BY fence DESC, entry DESC LIMIT 1 OFFSET ?)`),
 		History: q(`
-SELECT id, fence, outcome, charged, reason, at, {now}
+SELECT id, fence, entry, outcome, charged, reason, worker, at, {now}
 FROM {history}
 WHERE id IN ([[?]])
 ORDER BY id, at, fence, entry`),
@@ -261,10 +290,26 @@ WHERE status = ? AND status > 0 AND due <= {now} - ?
 ORDER BY due
 LIMIT ?`),
 
+		// The age of what is over is of no interest: its counts are read from the index.
 		Stats: q(`
-SELECT topic, status, COUNT(*), MIN(stored_at), {now} FROM {outbox} WHERE status = 0 GROUP BY topic
+SELECT topic, 0, COUNT(*), MIN(stored_at), {now} FROM {outbox} WHERE status = 0 GROUP BY topic
 UNION ALL
-SELECT topic, status, COUNT(*), MIN(stored_at), {now} FROM {outbox} WHERE status = 2 GROUP BY topic`),
+SELECT topic, 2, COUNT(*), MIN(stored_at), {now} FROM {outbox} WHERE status = 2 GROUP BY topic
+UNION ALL
+SELECT topic, status, COUNT(*), {now}, {now}
+FROM {outbox} INDEXED BY "{prefix}outbox_topics"
+WHERE status >= 2 AND status > 2
+GROUP BY status, topic`),
+
+		ListPending: walk(q, "outbox_pending", "status = 0 AND status = ?"),
+		ListSettled: walk(q, "outbox_settled", "status > 0 AND status = ?"),
+		ListTopic:   walkTopic(q),
+		Glance: q(`
+SELECT {columns}, NULL, {now} FROM {outbox} WHERE id IN ([[?]])`),
+		HistorySays: q(`
+SELECT DISTINCT id FROM {history} WHERE id IN ([[?]]) AND instr(reason, ?) > 0`),
+		DecisionsSay: q(`
+SELECT DISTINCT id FROM {decision} WHERE id IN ([[?]]) AND instr(why, ?) > 0`),
 
 		LockChore: q(`
 SELECT worker, held_until, {now} FROM {chore} WHERE name = ?`),
@@ -278,4 +323,44 @@ DELETE FROM {chore} WHERE name = ?`),
 		Version: q(`
 SELECT COALESCE(MAX(version), 0), COALESCE(MAX(usable_by), 0) FROM {schema}`),
 	}
+}
+
+func order(q func(string) sqlstore.Statement) sqlstore.OrderReads {
+	return sqlstore.OrderReads{
+		Next: q(`
+SELECT l.seq, l.lane, l.id, l.ready_at, {now}
+FROM {head} AS h
+JOIN {lane} AS l ON l.seq = (
+  SELECT n.seq FROM {lane} AS n INDEXED BY "{prefix}lane_order" WHERE n.lane = h.lane ORDER BY n.seq LIMIT 1
+)
+WHERE h.lane IN ([[?]])`),
+		Line: q(`
+SELECT seq, lane, id, ready_at, {now}
+FROM {lane} INDEXED BY "{prefix}lane_order"
+WHERE lane = ?
+ORDER BY seq
+LIMIT ?`),
+		Known: q(`
+SELECT id FROM {outbox} WHERE id IN ([[?]]) AND status = 0`),
+	}
+}
+
+// walk lists rows of an index; the number of a row, which is the order of storing, is the end of each.
+func walk(q func(string) sqlstore.Statement, index, fixed string) sqlstore.Walk {
+	read := `
+SELECT id, topic, due, seq, stored_at, {now}
+FROM {outbox} INDEXED BY "{prefix}` + index + `"
+WHERE ` + fixed
+	return sqlstore.Walk{
+		After: q(read + ` AND due > ? ORDER BY due, seq LIMIT ?`),
+		Same: q(read + ` AND due = ? AND seq >= ? AND (seq > ? OR topic > ? OR topic = ? AND id > ?)
+ORDER BY seq
+LIMIT ?`),
+	}
+}
+
+func walkTopic(q func(string) sqlstore.Statement) sqlstore.Walk {
+	w := walk(q, "outbox_topics", "status >= 2 AND status = ? AND topic = ?")
+	w.Topic = true
+	return w
 }

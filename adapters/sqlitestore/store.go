@@ -24,6 +24,7 @@ var (
 	_ reliable.Waker       = (*Store)(nil)
 	_ reliable.Checker     = (*Store)(nil)
 	_ reliable.Compensator = (*Store)(nil)
+	_ reliable.Operator    = (*Store)(nil)
 	_ reliable.Limited     = (*Store)(nil)
 	_ reliable.Writing     = (*Store)(nil)
 	_ reliable.Portioned   = (*Store)(nil)
@@ -34,8 +35,8 @@ type core = sqlstore.Store
 
 // Store keeps envelopes in tables of a SQLite database. It implements [reliable.Store] and every optional ability:
 // [reliable.Transactor], [reliable.Holder], [reliable.Inspector], [reliable.Purger], [reliable.Elector],
-// [reliable.Waker], [reliable.Checker], [reliable.Compensator] and [reliable.Limited]. It is safe for concurrent use
-// and starts no goroutine.
+// [reliable.Waker], [reliable.Checker], [reliable.Compensator], [reliable.Operator] and [reliable.Limited]. It is safe
+// for concurrent use and starts no goroutine.
 type Store struct {
 	*core
 	db     *database

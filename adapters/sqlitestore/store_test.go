@@ -120,7 +120,9 @@ func TestCheck_saysWhatToDo(t *testing.T) {
 	}
 	require.NoError(t, store.Check(t.Context()))
 	set := func(version, usableBy int) {
-		_, err := db.ExecContext(t.Context(), "UPDATE waybill_schema SET version = ?, usable_by = ?", version, usableBy)
+		_, err := db.ExecContext(t.Context(), "DELETE FROM waybill_schema")
+		require.NoError(t, err)
+		_, err = db.ExecContext(t.Context(), "INSERT INTO waybill_schema VALUES (?, ?, 0)", version, usableBy)
 		require.NoError(t, err)
 	}
 	set(7, 1)

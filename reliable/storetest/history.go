@@ -102,9 +102,9 @@ func settleHistory(t *T) {
 	history := t.record("a").History
 	require.Len(t, history, 3, "one entry for each attempt that was sent and not acked")
 	for i, want := range []reliable.HistoryEntry{
-		{Fence: first.Fence, Outcome: reliable.Nacked, Charged: true, Reason: "queue full"},
-		{Fence: second.Fence, Outcome: reliable.Unknown, Reason: "connection lost"},
-		{Fence: a.Fence, Outcome: reliable.Rejected, Charged: true, Reason: "too large"},
+		{Fence: first.Fence, Outcome: reliable.Nacked, Charged: true, By: "storetest", Reason: "queue full"},
+		{Fence: second.Fence, Outcome: reliable.Unknown, By: "storetest", Reason: "connection lost"},
+		{Fence: a.Fence, Outcome: reliable.Rejected, Charged: true, By: "storetest", Reason: "too large"},
 	} {
 		ago := history[i].Ago
 		require.GreaterOrEqual(t, ago, time.Duration(0))

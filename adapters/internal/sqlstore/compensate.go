@@ -74,27 +74,55 @@ func (s *Store) SettleCompensation(ctx context.Context, c reliable.Compensation)
 		return 0, s.fail("settle compensation", reliable.Invalid("Delay", "is %v, must be 0 or more", c.Delay))
 	}
 	var result reliable.SettleResult
-	err := s.write(ctx, func(tx Tx) error {
-		states, err := s.lock(ctx, tx, []string{string(c.ID)})
-		if err != nil {
-			return err
-		}
-		r := states[string(c.ID)]
-		if r == nil {
-			result = reliable.Stale
-			return nil
-		}
-		last, err := s.lastOutcomes(ctx, tx, []string{r.id})
-		if err != nil {
-			return err
-		}
-		result = r.compensate(&c, last[r.id])
-		if err := s.save(ctx, tx, states); err != nil {
-			return err
-		}
-		return s.advance(ctx, tx, settledLanes(states))
+	err := s.write(ctx, func(tx Tx) (err error) {
+		result, err = s.settleCompensation(ctx, tx, &c, s.dialect.Order)
+		return err
 	})
 	return result, s.fail("settle compensation", err)
+}
+
+func (s *Store) settleCompensation(
+	ctx context.Context, tx Conn, c *reliable.Compensation, order OrderReads,
+) (reliable.SettleResult, error) {
+	states, err := s.lock(ctx, tx, []string{string(c.ID)})
+	if err != nil {
+		return 0, err
+	}
+	r := states[string(c.ID)]
+	if r == nil {
+		return reliable.Stale, nil
+	}
+	last, err := s.lastOutcomes(ctx, tx, []string{r.id})
+	if err != nil {
+		return 0, err
+	}
+	result := r.compensate(c, last[r.id])
+	if err := s.save(ctx, tx, states); err != nil {
+		return 0, err
+	}
+	return result, s.advance(ctx, tx, settledLanes(states), order)
+}
+
+// settleCompensationInside is SettleCompensation in a transaction that its owner ends. What such a transaction reads may
+// be older than what it locks, and a key goes on with what was committed by now.
+func (s *Store) settleCompensationInside(
+	ctx context.Context, tx Conn, c *reliable.Compensation,
+) (reliable.SettleResult, error) {
+	if c.Delay < 0 {
+		return 0, reliable.Invalid("Delay", "is %v, must be 0 or more", c.Delay)
+	}
+	if s.dialect.Isolation.text != "" && c.Done && c.Key != "" {
+		current := false
+		err := s.query(ctx, tx, func(rows Rows) error { return rows.Scan(&current) }, s.dialect.Isolation)
+		if err != nil {
+			return 0, err
+		}
+		if !current {
+			return 0, reliable.Invalid("transaction", "sees what was committed before it began only, and the envelope has a "+
+				"key that goes on: begin it READ COMMITTED")
+		}
+	}
+	return s.settleCompensation(ctx, tx, c, s.dialect.OrderInside)
 }
 
 // compensate decides what a compensation does to a row. last is what the newest attempt came to.
@@ -114,7 +142,7 @@ func (r *state) compensate(c *reliable.Compensation, last reliable.Outcome) reli
 	r.flags = r.flags&^flagLeased | flagHistory
 	r.due = r.now + micros(c.Delay)
 	r.notes = map[int64]note{c.Fence: {
-		id: r.id, fence: c.Fence, entry: entryDecision, verdict: verdict{outcome: last, to: reliable.Failed},
+		id: r.id, fence: c.Fence, entry: entryCompensation, verdict: verdict{outcome: last, to: reliable.Failed},
 		reason: cleanReason(c.Reason), worker: r.worker, at: r.now,
 	}}
 	return reliable.Applied

@@ -23,10 +23,11 @@ type note struct {
 	at      int64
 }
 
-// The kinds of history entries. Both can exist for one fence.
+// The kinds of history entries. The first two can exist for one fence.
 const (
-	entryAttempt  = 0 // what came of an attempt
-	entryDecision = 1 // what was decided without one
+	entryAttempt      = 0 // what came of an attempt
+	entryDecision     = 1 // what was decided without one; in tables of version 1 also what came of a compensation
+	entryCompensation = 2 // what came of a compensation
 )
 
 // state is one row while the settlements of a batch are decided on it.
@@ -153,13 +154,14 @@ func (r *state) fail() {
 	r.changed = true
 }
 
-// finish gives the row a final status; due is then when that was.
+// finish gives the row a final status; due is then when that was. What waits is not the head of its key, and cannot become
+// that while it is locked.
 func (r *state) finish(status reliable.Status) {
+	r.settled = r.settled || !r.waiting()
 	r.status = status
 	r.flags &^= flagLeased
 	r.due = r.now
 	r.changed = true
-	r.settled = true
 }
 
 func verdictOf(x *reliable.Settlement) verdict { return verdict{x.Outcome, x.To, x.Charge} }

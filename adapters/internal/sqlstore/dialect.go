@@ -49,7 +49,7 @@ type Statements struct {
 	// [id] [topic] [metadata] [payload] [size] [stored_at]; empty where fewer parameters cost no less.
 	InsertAlike Statement
 	// InsertAt is Insert for many rows, without moves and with absolute times, of which Clock is the origin; empty where
-	// the time costs nothing.
+	// the time costs nothing. Clock returns the time.
 	InsertAt, Clock Statement
 	// InsertSkipping is Insert that skips the IDs that exist and returns those that were stored, for databases where a
 	// failed statement takes the transaction with it; empty for others.
@@ -83,12 +83,13 @@ type Statements struct {
 	Heads, TryHeads Statement
 	// TryParked locks pending parked rows, skipping what is locked, and returns their ids: [id].
 	TryParked Statement
-	// Known returns the ids of rows that are pending, without a lock: [id].
-	Known Statement
 	// LockHeads returns lane, seq, id: [lane].
 	LockHeads Statement
-	// Next returns the first row of each lane that has a head: seq, lane, id, ready_at, now: [lane].
-	Next Statement
+	// Order reads lanes in transactions of the store's own, OrderInside in those of its users, where a plain read may see
+	// less than was committed by now. Isolation returns whether a user's transaction sees all of that; empty where
+	// OrderInside does in every transaction.
+	Order, OrderInside OrderReads
+	Isolation          Statement
 	// WriteHeads inserts or replaces heads: [lane] [seq] [id].
 	WriteHeads Statement
 	// DeleteHeads deletes heads: [lane]. DeleteLanes deletes lane rows: [seq].
@@ -104,6 +105,12 @@ type Statements struct {
 	Lock Statement
 	// Write writes what decisions change: [id] [status] [due] [attempts] [failures] [failing_since] [flags] [acked_by].
 	Write Statement
+	// Overrule writes what people decide: [id] [status] [due] [fence] [attempts] [failures] [failing_since] [flags]
+	// [deadline].
+	Overrule Statement
+	// NoteDecisions writes who decided: [id] [fence] [action] [who] [why] [at]. Decisions returns id, fence, action, who,
+	// why, at, now, in the order of fences: [id]. ForgetDecisions deletes them: [id].
+	NoteDecisions, Decisions, ForgetDecisions Statement
 	// Past returns id, fence, outcome, charged, decided of attempts: [id]. decided is the status that was asked for.
 	Past Statement
 	// Remember writes history, replacing what is there: [id] [fence] [entry] [outcome] [charged] [decided] [reason]
@@ -111,7 +118,7 @@ type Statements struct {
 	Remember Statement
 	// Trim deletes all history of an id but the newest: the id, twice, and how many to keep - 1.
 	Trim Statement
-	// History returns id, fence, outcome, charged, reason, at, now, oldest first: [id].
+	// History returns id, fence, entry, outcome, charged, reason, worker, at, now, oldest first: [id].
 	History Statement
 	// Forget deletes history: [id].
 	Forget Statement
@@ -148,8 +155,16 @@ type Statements struct {
 	// flags.
 	PickSettled Statement
 
-	// Stats returns topic, status, count, oldest stored_at, now of what is pending or failed.
+	// Stats returns topic, status, count, oldest stored_at, now of what is pending, failed, compensated or discarded.
 	Stats Statement
+
+	// ListPending, ListSettled and ListTopic walk through what is pending, what is not, and what of that is not confirmed
+	// and of one topic; the latter is empty without an index for it.
+	ListPending, ListSettled, ListTopic Walk
+	// Glance reads rows without their payload and without a lock: [id].
+	Glance Statement
+	// HistorySays and DecisionsSay return the ids in whose history, or decisions, a text occurs: [id], text.
+	HistorySays, DecisionsSay Statement
 
 	// LockChore returns worker, until, now: name.
 	LockChore Statement
@@ -158,4 +173,27 @@ type Statements struct {
 
 	// Version returns the newest version, and the oldest program that can use it.
 	Version Statement
+}
+
+// OrderReads find out how lanes go on.
+type OrderReads struct {
+	// Next returns the first row of each lane that has a head: seq, lane, id, ready_at, now: [lane]. Inside a user's
+	// transaction there is one lane only.
+	Next Statement
+	// Line returns the first rows of a lane, as Next does: lane, limit.
+	Line Statement
+	// Known returns the ids of rows that are pending: [id].
+	Known Statement
+}
+
+// Walk is a list in the order of due, order, topic, id, where order tells rows of one due apart. Both statements return
+// id, topic, due, order, stored_at, now.
+type Walk struct {
+	// Topic says that a topic follows the status.
+	Topic bool
+	// After returns what is due after a place: status, topic, due, limit.
+	After Statement
+	// Same returns what has the due of a place and comes after it: status, topic, due, order, order, topic, topic, id,
+	// limit.
+	Same Statement
 }

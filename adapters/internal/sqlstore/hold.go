@@ -200,7 +200,7 @@ func (s *Store) FailHeld(ctx context.Context, topic string, req reliable.FailHel
 		if err := s.save(ctx, tx, states); err != nil {
 			return err
 		}
-		return s.advance(ctx, tx, settledLanes(states))
+		return s.advance(ctx, tx, settledLanes(states), s.dialect.Order)
 	})
 	if err != nil {
 		return 0, s.fail("fail held", err)

@@ -30,9 +30,14 @@ func (s *Store) Stats(ctx context.Context) ([]reliable.TopicStats, error) {
 				topics[topic] = stats
 			}
 			age := max(duration(now-oldest), 0)
-			if status == int(reliable.Failed) {
+			switch reliable.Status(status) { //nolint:gosec // a smallint between 0 and 4
+			case reliable.Failed:
 				stats.Failed, stats.OldestFailed = count, age
-			} else {
+			case reliable.Compensated:
+				stats.Compensated = count
+			case reliable.Discarded:
+				stats.Discarded = count
+			default:
 				stats.Pending, stats.OldestPending = count, age
 			}
 			return nil
@@ -82,13 +87,20 @@ func (s *Store) Lookup(ctx context.Context, ids ...reliable.ID) ([]reliable.Reco
 
 // records turns rows into records, after reading their history.
 func (s *Store) records(ctx context.Context, c Conn, rows []*row) ([]reliable.Record, error) {
-	var troubled []string
+	var troubled, decided []string
 	for _, r := range rows {
 		if r.has(flagHistory) {
 			troubled = append(troubled, r.id)
 		}
+		if r.has(flagDecided) {
+			decided = append(decided, r.id)
+		}
 	}
 	history, err := s.history(ctx, c, troubled)
+	if err != nil {
+		return nil, err
+	}
+	decisions, err := s.decisions(ctx, c, decided)
 	if err != nil {
 		return nil, err
 	}
@@ -97,25 +109,54 @@ func (s *Store) records(ctx context.Context, c Conn, rows []*row) ([]reliable.Re
 		if records[i], err = r.record(); err != nil {
 			return nil, err
 		}
-		records[i].History = history[r.id]
+		records[i].History = merged(history[r.id], decisions[r.id])
 	}
 	return records, nil
 }
 
+// told is an entry of the history or a decision, when it was recorded, and when it was read.
+type told struct {
+	reliable.HistoryEntry
+	at, now int64
+}
+
+// merged is what went wrong and what people decided about it, oldest first.
+func merged(history, decisions []told) []reliable.HistoryEntry {
+	all := append(slices.Clip(history), decisions...)
+	if len(all) == 0 {
+		return nil
+	}
+	if len(decisions) > 0 {
+		slices.SortStableFunc(all, func(a, b told) int {
+			return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.Fence, b.Fence))
+		})
+	}
+	now := int64(0) // one for all, for they were not read at one time
+	for i := range all {
+		now = max(now, all[i].now)
+	}
+	entries := make([]reliable.HistoryEntry, len(all))
+	for i := range all {
+		entries[i] = all[i].HistoryEntry
+		entries[i].Ago = max(duration(now-all[i].at), 0)
+	}
+	return entries
+}
+
 // history reads what went wrong, oldest first.
-func (s *Store) history(ctx context.Context, c Conn, ids []string) (map[string][]reliable.HistoryEntry, error) {
-	all := make(map[string][]reliable.HistoryEntry)
+func (s *Store) history(ctx context.Context, c Conn, ids []string) (map[string][]told, error) {
+	all := make(map[string][]told)
 	err := inChunks(ids, s.dialect.ListRows, func(part []string) error {
 		return s.query(ctx, c, func(rows Rows) error {
 			var id string
-			var e reliable.HistoryEntry
-			var outcome int
-			var at, now int64
-			if err := rows.Scan(&id, &e.Fence, &outcome, &e.Charged, &e.Reason, &at, &now); err != nil {
+			var e told
+			var entry, outcome int
+			err := rows.Scan(&id, &e.Fence, &entry, &outcome, &e.Charged, &e.Reason, &e.By, &e.at, &e.now)
+			if err != nil {
 				return err
 			}
+			e.Kind = kindOf(entry, e.By)
 			e.Outcome = reliable.Outcome(outcome) //nolint:gosec // it is small
-			e.Ago = max(duration(now-at), 0)
 			all[id] = append(all[id], e)
 			return nil
 		}, s.dialect.History, part)
@@ -124,6 +165,18 @@ func (s *Store) history(ctx context.Context, c Conn, ids []string) (map[string][
 		all[id] = entries[max(len(entries)-reliable.MaxHistory, 0):]
 	}
 	return all, err
+}
+
+// kindOf says what an entry is about. Tables of version 1 had one kind for what was decided without an attempt; what
+// came of a compensation has a worker.
+func kindOf(entry int, worker string) reliable.HistoryKind {
+	switch {
+	case entry == entryAttempt:
+		return reliable.AttemptEnded
+	case entry == entryCompensation || worker != "":
+		return reliable.CompensationFailed
+	}
+	return reliable.GivenUp
 }
 
 // Purge deletes what was settled long enough ago; see [reliable.Purger].
@@ -140,7 +193,7 @@ func (s *Store) Purge(
 	}
 	deleted := 0
 	err := s.write(ctx, func(tx Tx) error {
-		var ids, troubled []string
+		var ids, troubled, decided []string
 		err := s.query(ctx, tx, func(rows Rows) error {
 			var id string
 			var flags int
@@ -150,6 +203,9 @@ func (s *Store) Purge(
 			ids = append(ids, id)
 			if flags&flagHistory != 0 {
 				troubled = append(troubled, id)
+			}
+			if flags&flagDecided != 0 {
+				decided = append(decided, id)
 			}
 			return nil
 		}, s.dialect.PickSettled, int64(status), micros(olderThan), int64(limit))
@@ -161,7 +217,7 @@ func (s *Store) Purge(
 		for _, step := range []struct {
 			statement Statement
 			ids       []string
-		}{{s.dialect.Delete, ids}, {s.dialect.Forget, troubled}} {
+		}{{s.dialect.Delete, ids}, {s.dialect.Forget, troubled}, {s.dialect.ForgetDecisions, decided}} {
 			err := inChunks(step.ids, s.dialect.ListRows, func(part []string) error {
 				_, err := s.exec(ctx, tx, step.statement, part)
 				return err

@@ -2,6 +2,7 @@ package sqlstore
 
 import (
 	"context"
+	"iter"
 	"slices"
 )
 
@@ -71,35 +72,46 @@ func (s *Store) promoteSome(ctx context.Context, tx Conn, after int64) (last int
 	if err != nil {
 		return 0, 0, err
 	}
-	heads, waiting := make([]laneRow, 0, len(fresh)), make([]laneRow, 0, len(fresh))
-	chosen := make(map[string]bool, len(fresh))
-	for _, l := range fresh {
-		switch {
-		case headed[l.lane]:
-			if locked[l.lane] {
+	choose := func(rows []laneRow) (heads, waiting []laneRow) {
+		chosen := make(map[string]bool, len(rows))
+		for _, l := range rows {
+			switch {
+			case headed[l.lane]:
+				if locked[l.lane] {
+					waiting = append(waiting, l)
+				}
+			case chosen[l.lane]:
 				waiting = append(waiting, l)
+			default:
+				chosen[l.lane] = true
+				heads = append(heads, l)
 			}
-		case chosen[l.lane]:
-			waiting = append(waiting, l)
-		default:
-			chosen[l.lane] = true
-			heads = append(heads, l)
 		}
+		return heads, waiting
 	}
-	heads, err = s.free(ctx, tx, heads)
+	heads, waiting := choose(fresh)
+	free, gone, err := s.free(ctx, tx, heads)
+	if err == nil && gone {
+		rest, dropping := s.dropGone(ctx, tx, fresh)
+		if dropping != nil {
+			return 0, 0, dropping
+		}
+		heads, waiting = choose(rest)
+		free, _, err = s.free(ctx, tx, heads)
+	}
 	if err != nil {
 		return 0, 0, err
 	}
-	made := make(map[string]bool, len(heads))
-	for _, l := range heads {
+	made := make(map[string]bool, len(free))
+	for _, l := range free {
 		made[l.lane] = true
 	}
 	// The followers of a head that could not be made stay fresh with it.
-	waiting = slices.DeleteFunc(waiting, func(l laneRow) bool { return chosen[l.lane] && !made[l.lane] })
-	if err := s.makeHeads(ctx, tx, heads); err != nil {
+	waiting = slices.DeleteFunc(waiting, func(l laneRow) bool { return !headed[l.lane] && !made[l.lane] })
+	if _, err := s.makeHeads(ctx, tx, free); err != nil {
 		return 0, 0, err
 	}
-	return last, len(fresh), s.mark(ctx, tx, append(heads, waiting...))
+	return last, len(fresh), s.mark(ctx, tx, append(free, waiting...))
 }
 
 // headed returns the lanes that have a head, and of these the ones whose head is now locked.
@@ -130,24 +142,35 @@ func (s *Store) headed(ctx context.Context, tx Conn, lanes [][]byte) (headed, lo
 	return headed, locked, err
 }
 
-// free locks the parked envelopes of lane rows, skipping what is locked. The lane rows whose envelope is no longer
-// pending, which only a hand in the tables can do, are deleted; their lane goes on with the next claim.
-func (s *Store) free(ctx context.Context, tx Conn, lanes []laneRow) ([]laneRow, error) {
-	free, err := s.idSet(ctx, tx, s.dialect.TryParked, lanes)
-	if err != nil || len(free) == len(lanes) {
-		return lanes, err
+// free locks the parked envelopes of lane rows, skipping what is locked, and returns the rows of those that it got. gone
+// says that some are not pending any more: they were discarded while they waited.
+func (s *Store) free(ctx context.Context, tx Conn, lanes []laneRow) (free []laneRow, gone bool, err error) {
+	got, err := s.idSet(ctx, tx, s.dialect.TryParked, lanes)
+	if err != nil || len(got) == len(lanes) {
+		return lanes, false, err
 	}
-	pending, err := s.idSet(ctx, tx, s.dialect.Known, lanes)
+	pending, err := s.idSet(ctx, tx, s.dialect.Order.Known, lanes)
+	for _, l := range lanes {
+		if got[l.id] {
+			free = append(free, l)
+		}
+		gone = gone || !pending[l.id]
+	}
+	return free, gone, err
+}
+
+// dropGone deletes the lane rows whose envelope is not pending any more, and returns the others.
+func (s *Store) dropGone(ctx context.Context, tx Conn, lanes []laneRow) ([]laneRow, error) {
+	pending, err := s.idSet(ctx, tx, s.dialect.Order.Known, lanes)
 	if err != nil {
 		return nil, err
 	}
 	var gone []int64
-	kept := lanes[:0]
+	kept := make([]laneRow, 0, len(lanes))
 	for _, l := range lanes {
-		switch {
-		case free[l.id]:
+		if pending[l.id] {
 			kept = append(kept, l)
-		case !pending[l.id]:
+		} else {
 			gone = append(gone, l.seq)
 		}
 	}
@@ -171,8 +194,9 @@ func (s *Store) idSet(ctx context.Context, tx Conn, st Statement, lanes []laneRo
 	return found, err
 }
 
-// makeHeads makes lane rows the heads of their lanes, and their envelopes due.
-func (s *Store) makeHeads(ctx context.Context, tx Conn, heads []laneRow) error {
+// makeHeads makes lane rows the heads of their lanes, and their envelopes due. It returns how many of these were waiting
+// still.
+func (s *Store) makeHeads(ctx context.Context, tx Conn, heads []laneRow) (int64, error) {
 	err := inChunks(heads, s.dialect.ListRows, func(part []laneRow) error {
 		lanes, seqs, ids := make([][]byte, len(part)), make([]int64, len(part)), make([]string, len(part))
 		for i, l := range part {
@@ -182,13 +206,13 @@ func (s *Store) makeHeads(ctx context.Context, tx Conn, heads []laneRow) error {
 		return err
 	})
 	if err != nil {
-		return err
+		return 0, err
 	}
 	return s.ready(ctx, tx, heads)
 }
 
-// ready makes the envelopes of lane rows due: now, or when their delay is over.
-func (s *Store) ready(ctx context.Context, tx Conn, lanes []laneRow) error {
+// ready makes the envelopes of lane rows due: now, or when their delay is over. It returns how many were waiting still.
+func (s *Store) ready(ctx context.Context, tx Conn, lanes []laneRow) (int64, error) {
 	at := make(map[int64][]string)
 	for _, l := range lanes {
 		at[l.readyAt] = append(at[l.readyAt], l.id)
@@ -198,24 +222,26 @@ func (s *Store) ready(ctx context.Context, tx Conn, lanes []laneRow) error {
 		times = append(times, readyAt)
 	}
 	slices.Sort(times)
+	ready := int64(0)
 	for _, readyAt := range times {
 		ids := at[readyAt]
 		slices.Sort(ids)
 		err := inChunks(ids, s.dialect.ListRows, func(part []string) error {
-			_, err := s.exec(ctx, tx, s.dialect.Ready, readyAt, part)
+			n, err := s.exec(ctx, tx, s.dialect.Ready, readyAt, part)
+			ready += n
 			return err
 		})
 		if err != nil {
-			return err
+			return 0, err
 		}
 	}
-	return nil
+	return ready, nil
 }
 
 // advance lets the lanes go on whose head has just been settled or released: their next row becomes the head, or they
 // have none any more. settled maps lanes to the ids at whose settling this happens; where the head is another one, the
 // envelope was released before, and the lane stays as it is.
-func (s *Store) advance(ctx context.Context, tx Conn, settled map[string]string) error {
+func (s *Store) advance(ctx context.Context, tx Conn, settled map[string]string, reads OrderReads) error {
 	if len(settled) == 0 {
 		return nil
 	}
@@ -248,28 +274,35 @@ func (s *Store) advance(ctx context.Context, tx Conn, settled map[string]string)
 		if err := s.deleteLanes(ctx, tx, done); err != nil {
 			return err
 		}
-		if open, done, err = s.follow(ctx, tx, open); err != nil {
+		if open, done, err = s.follow(ctx, tx, open, reads); err != nil {
 			return err
 		}
+		more, err := s.overtaken(ctx, tx, open, reads)
+		if err != nil {
+			return err
+		}
+		done = append(done, more...)
 	}
 	return nil
 }
 
 // follow makes the next row of each lane its head. It returns the lanes whose next row has no pending envelope any
-// more, which only a hand in the tables can do, and those rows.
-func (s *Store) follow(ctx context.Context, tx Conn, lanes [][]byte) (open [][]byte, gone []int64, err error) {
+// more, because somebody discarded it while it waited, and those rows.
+func (s *Store) follow(
+	ctx context.Context, tx Conn, lanes [][]byte, reads OrderReads,
+) (open [][]byte, gone []int64, err error) {
 	var next []laneRow
 	err = inChunks(lanes, s.dialect.ListRows, func(part [][]byte) error {
 		return s.query(ctx, tx, func(rows Rows) error {
 			l, err := scanLane(rows)
 			next = append(next, l)
 			return err
-		}, s.dialect.Next, part)
+		}, reads.Next, part)
 	})
 	if err != nil {
 		return nil, nil, err
 	}
-	pending, err := s.idSet(ctx, tx, s.dialect.Known, next)
+	pending, err := s.idSet(ctx, tx, reads.Known, next)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -297,10 +330,54 @@ func (s *Store) follow(ctx context.Context, tx Conn, lanes [][]byte) (open [][]b
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := s.makeHeads(ctx, tx, heads); err != nil {
+	made, err := s.makeHeads(ctx, tx, heads)
+	if err != nil {
 		return nil, nil, err
 	}
+	if made < int64(len(heads)) {
+		// Some were discarded between the look and the change, which waited for that.
+		if pending, err = s.idSet(ctx, tx, reads.Known, heads); err != nil {
+			return nil, nil, err
+		}
+		heads = slices.DeleteFunc(heads, func(l laneRow) bool {
+			if !pending[l.id] {
+				open = append(open, []byte(l.lane))
+				gone = append(gone, l.seq)
+			}
+			return !pending[l.id]
+		})
+	}
 	return open, gone, s.mark(ctx, tx, heads)
+}
+
+// overtakenRows is how many rows of a lane are looked at at a time for those that were discarded while they waited.
+const overtakenRows = 500
+
+// overtaken returns the rows at the front of lanes that have no pending envelope any more, some of them.
+func (s *Store) overtaken(ctx context.Context, tx Conn, lanes [][]byte, reads OrderReads) ([]int64, error) {
+	var gone []int64
+	for _, lane := range lanes {
+		var line []laneRow
+		err := s.query(ctx, tx, func(rows Rows) error {
+			l, err := scanLane(rows)
+			line = append(line, l)
+			return err
+		}, reads.Line, lane, int64(overtakenRows))
+		if err != nil {
+			return nil, err
+		}
+		pending, err := s.idSet(ctx, tx, reads.Known, line)
+		if err != nil {
+			return nil, err
+		}
+		for _, l := range line {
+			if pending[l.id] {
+				break
+			}
+			gone = append(gone, l.seq)
+		}
+	}
+	return gone, nil
 }
 
 // mark makes lane rows no longer fresh.
@@ -318,6 +395,7 @@ func (s *Store) mark(ctx context.Context, tx Conn, lanes []laneRow) error {
 
 func (s *Store) deleteLanes(ctx context.Context, tx Conn, seqs []int64) error {
 	slices.Sort(seqs)
+	seqs = slices.Compact(seqs)
 	return inChunks(seqs, s.dialect.ListRows, func(part []int64) error {
 		_, err := s.exec(ctx, tx, s.dialect.DeleteLanes, part)
 		return err
@@ -338,12 +416,23 @@ func scanLane(rows Rows) (laneRow, error) {
 }
 
 func lanesOf(rows []laneRow) [][]byte {
-	seen := make(map[string]bool, len(rows))
+	return distinct(func(yield func(string) bool) {
+		for i := range rows {
+			if !yield(rows[i].lane) {
+				return
+			}
+		}
+	})
+}
+
+// distinct returns lanes in the order in which they are locked, each once.
+func distinct(names iter.Seq[string]) [][]byte {
+	seen := make(map[string]bool)
 	var lanes [][]byte
-	for _, l := range rows {
-		if !seen[l.lane] {
-			seen[l.lane] = true
-			lanes = append(lanes, []byte(l.lane))
+	for name := range names {
+		if !seen[name] {
+			seen[name] = true
+			lanes = append(lanes, []byte(name))
 		}
 	}
 	slices.SortFunc(lanes, slices.Compare)

@@ -21,6 +21,7 @@ const (
 	flagLateAck                     // acked after compensation had begun
 	flagCompensating                // compensation has begun
 	flagHistory                     // there are rows in the history
+	flagDecided                     // there are decisions of people
 )
 
 // columns are those of the outbox that make up a row, in the order in which scan reads them.

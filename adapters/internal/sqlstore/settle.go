@@ -79,7 +79,7 @@ func (b *settleBatch) run(ctx context.Context, together bool) error {
 	if err := b.decide(ctx, rest); err != nil {
 		return err
 	}
-	return b.store.advance(ctx, b.tx, b.lanes)
+	return b.store.advance(ctx, b.tx, b.lanes, b.store.dialect.Order)
 }
 
 // shareHolds locks the holds behind which envelopes are to wait, before any other row, so that none of them is removed
@@ -229,25 +229,33 @@ func settledLanes(states map[string]*state) map[string]string {
 	return lanes
 }
 
-// lock locks rows and reads them with what the history says of their attempts.
-func (s *Store) lock(ctx context.Context, tx Conn, ids []string) (map[string]*state, error) {
-	slices.Sort(ids)
-	ids = slices.Compact(ids)
+// lockRows locks rows and reads them.
+func (s *Store) lockRows(ctx context.Context, tx Conn, ids []string) (map[string]*state, error) {
+	ids = slices.Compact(slices.Sorted(slices.Values(ids)))
 	states := make(map[string]*state, len(ids))
-	var troubled []string
 	err := inChunks(ids, s.dialect.ListRows, func(part []string) error {
 		rows, err := s.rows(ctx, tx, s.dialect.Lock, part)
 		for _, r := range rows {
 			states[r.id] = &state{row: *r}
-			if r.has(flagHistory) {
-				troubled = append(troubled, r.id)
-			}
 		}
 		return err
 	})
+	return states, err
+}
+
+// lock locks rows and reads them with what the history says of their attempts.
+func (s *Store) lock(ctx context.Context, tx Conn, ids []string) (map[string]*state, error) {
+	states, err := s.lockRows(ctx, tx, ids)
 	if err != nil {
 		return nil, err
 	}
+	var troubled []string
+	for id, r := range states {
+		if r.has(flagHistory) {
+			troubled = append(troubled, id)
+		}
+	}
+	slices.Sort(troubled)
 	return states, inChunks(troubled, s.dialect.ListRows, func(part []string) error {
 		return s.query(ctx, tx, func(rows Rows) error {
 			var id string

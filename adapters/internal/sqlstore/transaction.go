@@ -88,6 +88,8 @@ func (s *Store) Begin(native Native, err error) (reliable.Tx, error) {
 	return &transaction{store: s, native: native}, nil
 }
 
+var _ reliable.CompensationSettler = (*transaction)(nil)
+
 // transaction is a business transaction.
 type transaction struct {
 	store      *Store
@@ -108,6 +110,18 @@ func (t *transaction) Enqueue(
 	stored, err := t.store.enqueueIn(ctx, t.native, req, envs)
 	t.note(err)
 	return stored, err
+}
+
+// SettleCompensation implements [reliable.CompensationSettler].
+func (t *transaction) SettleCompensation(
+	ctx context.Context, c reliable.Compensation,
+) (reliable.SettleResult, error) {
+	if t.ended {
+		return 0, t.store.fail("settle compensation", fmt.Errorf("the transaction is over: %w", reliable.ErrClosed))
+	}
+	result, err := t.store.settleCompensationInside(ctx, t.native, &c)
+	t.note(err)
+	return result, t.store.fail("settle compensation", err)
 }
 
 // note remembers that the database has rolled the transaction back, where what is executed from now on would take
