@@ -62,4 +62,7 @@ type Confirm struct {
 	// Err says why the outcome is not [Acked]; it wraps [ErrConnectionLost] where the connection died with the attempt in
 	// flight. It never holds a payload or a credential.
 	Err error
+	// Settled is true if the outcome, [Acked], is recorded in the store already, in the transaction that stored the message
+	// in the broker (see [Mover]): nothing is left to settle.
+	Settled bool
 }

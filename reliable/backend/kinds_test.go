@@ -17,6 +17,7 @@ import (
 	"github.com/waybillmq/waybill/adapters/natsbroker/embedded"
 	"github.com/waybillmq/waybill/adapters/postgresstore"
 	"github.com/waybillmq/waybill/adapters/rabbitmqbroker"
+	"github.com/waybillmq/waybill/adapters/sqlbroker"
 	"github.com/waybillmq/waybill/adapters/sqlitestore"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/reliable/backend"
@@ -27,7 +28,7 @@ func linkedStores() backend.Stores {
 }
 
 func linkedBrokers() backend.Brokers {
-	return backend.Brokers{rabbitmqbroker.Backend(), kafkabroker.Backend(), natsbroker.Backend(), embedded.Backend()}
+	return backend.Brokers{rabbitmqbroker.Backend(), kafkabroker.Backend(), natsbroker.Backend(), embedded.Backend(), sqlbroker.Backend()}
 }
 
 var possible = regexp.MustCompile(`possible are ([a-z0-9_, ]+)`)

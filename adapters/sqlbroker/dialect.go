@@ -1,0 +1,118 @@
+package sqlbroker
+
+import (
+	"context"
+	"database/sql"
+	"time"
+
+	wsql "github.com/ThreeDotsLabs/watermill-sql/v3/pkg/sql"
+)
+
+// Dialect is the kind of database that a broker's handle leads to.
+type Dialect uint8
+
+const (
+	// MySQL is MySQL from 8.0, or MariaDB from 10.6, by the driver github.com/go-sql-driver/mysql.
+	MySQL Dialect = iota + 1
+	// Postgres is PostgreSQL from 13, by the driver github.com/jackc/pgx/v5/stdlib.
+	Postgres
+)
+
+// String returns the name for logs and errors.
+func (d Dialect) String() string {
+	switch d {
+	case MySQL:
+		return "MySQL"
+	case Postgres:
+		return "PostgreSQL"
+	}
+	return "invalid"
+}
+
+// class is what an error means to the messages that a transaction was to store.
+type class uint8
+
+const (
+	// lost is for what did not come from the server, or tells that it goes away: a COMMIT may have worked.
+	lost class = iota
+	// stopped is a refusal that has nothing to do with the messages or their table: a deadlock, a lock that was not given
+	// in time, a server that does not write at present. Nothing was stored.
+	stopped
+	// nowhere is a refusal for want of a table of ours, or of the right to write to it.
+	nowhere
+	// full is a refusal for want of room.
+	full
+	// unfit is a refusal of a value: too large, not to be encoded.
+	unfit
+)
+
+// dialect is what differs between databases.
+type dialect interface {
+	tables(prefix string) tables
+	adapters(t tables, batch int) (wsql.SchemaAdapter, wsql.OffsetsAdapter)
+	// insert returns the statement that stores flights in a table, in their order.
+	insert(table string, fs []*flight) (string, []any)
+	// declare makes the tables of a topic and says whether they are fit for it.
+	declare(ctx context.Context, db *sql.DB, statements []string, table string) error
+	// learn looks at the server.
+	learn(ctx context.Context, conn *sql.Conn) (facts, error)
+	// begin is the statement that begins a transaction on a connection of the broker's own.
+	begin(lockWait time.Duration) string
+	// bound bounds how long statements of a connection wait for locks, 0 takes it back: one of the broker's own
+	// before it begins, or the transaction of a store.
+	bound(ctx context.Context, on execer, inside bool, lockWait time.Duration) error
+	// classify says what an error means, and which of the server's it is, for people: "" if it is none.
+	classify(err error) (class, string)
+}
+
+// execer runs a statement that returns nothing.
+type execer func(ctx context.Context, statement string, args ...any) error
+
+// facts are what is known of a server.
+type facts struct {
+	identity   string // see sqlidentity
+	maxPayload int    // bytes; 0 is no limit of the server's own
+}
+
+func dialectOf(d Dialect) dialect {
+	switch d {
+	case MySQL:
+		return mysqlDialect{}
+	case Postgres:
+		return postgresDialect{}
+	}
+	return nil
+}
+
+// execOn runs statements on a connection.
+func execOn(conn *sql.Conn) execer {
+	return func(ctx context.Context, statement string, args ...any) error {
+		_, err := conn.ExecContext(ctx, statement, args...)
+		return err
+	}
+}
+
+// rowOn reads rows on a connection, as sqlidentity asks for.
+func rowOn(conn *sql.Conn) func(ctx context.Context, statement string, columns ...*string) error {
+	return func(ctx context.Context, statement string, columns ...*string) error {
+		values := make([]sql.NullString, len(columns))
+		into := make([]any, len(columns))
+		for i := range values {
+			into[i] = &values[i]
+		}
+		rows, err := conn.QueryContext(ctx, statement)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = rows.Close() }()
+		if rows.Next() {
+			if err := rows.Scan(into...); err != nil {
+				return err
+			}
+			for i := range values {
+				*columns[i] = values[i].String
+			}
+		}
+		return rows.Err()
+	}
+}

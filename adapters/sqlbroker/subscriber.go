@@ -1,0 +1,178 @@
+package sqlbroker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill"
+	wsql "github.com/ThreeDotsLabs/watermill-sql/v3/pkg/sql"
+	"github.com/ThreeDotsLabs/watermill/message"
+
+	"github.com/waybillmq/waybill/reliable"
+)
+
+var (
+	_ message.Subscriber           = (*Subscriber)(nil)
+	_ message.SubscribeInitializer = (*Subscriber)(nil)
+)
+
+// SubscriberOption configures a Subscriber.
+type SubscriberOption func(*subscriberSettings)
+
+type subscriberSettings struct {
+	fetch         int
+	ackDeadline   time.Duration
+	pollInterval  time.Duration
+	resendAfter   time.Duration
+	retryInterval time.Duration
+}
+
+// WithFetch sets how many messages are read, and their transaction kept open, at once; default 1 on MySQL, 10 on
+// PostgreSQL. On MySQL a transaction that has read up to the end of the topic, because fewer messages were there, locks
+// the end: who publishes to the topic waits until all that was read is handled. With 1 nobody ever waits for a handler.
+// On PostgreSQL nobody waits, but no subscriber of the server sees a message that began after this transaction until it
+// ends. Larger is faster, and repeats more messages after a crash.
+func WithFetch(messages int) SubscriberOption {
+	return func(s *subscriberSettings) { s.fetch = messages }
+}
+
+// WithAckDeadline sets how long a message may be with its handler; default 30 s. Then its context ends, its ack counts no
+// longer, and it is delivered again. It bounds how long a handler that hangs keeps its transaction open, and with it
+// what is said at [WithFetch]. Too short delivers again what a handler was about to finish.
+func WithAckDeadline(d time.Duration) SubscriberOption {
+	return func(s *subscriberSettings) { s.ackDeadline = d }
+}
+
+// WithPollInterval sets the pause before looking again at a topic that has nothing new; default 100 ms. Shorter costs
+// the database a transaction each time, longer is how late a message comes to an idle subscriber.
+func WithPollInterval(d time.Duration) SubscriberOption {
+	return func(s *subscriberSettings) { s.pollInterval = d }
+}
+
+// WithResendInterval sets the pause before a nacked message is delivered again; default 1 s. Too short makes a busy loop
+// of a message whose handler always fails; the transaction stays open meanwhile, and the topic waits.
+func WithResendInterval(d time.Duration) SubscriberOption {
+	return func(s *subscriberSettings) { s.resendAfter = d }
+}
+
+// WithRetryInterval sets the pause after an error of the database; default 1 s.
+func WithRetryInterval(d time.Duration) SubscriberOption {
+	return func(s *subscriberSettings) { s.retryInterval = d }
+}
+
+func (s *subscriberSettings) validate(group string) error {
+	var problems []error
+	refuse := func(wrong bool, field, format string, args ...any) {
+		if wrong {
+			problems = append(problems, reliable.Invalid(field, format, args...))
+		}
+	}
+	refuse(group == "" || len(group) > maxGroup, "group",
+		"has %d bytes, must have 1 to %d; name the service that consumes, the same in all its processes", len(group), maxGroup)
+	refuse(s.fetch < 1, "WithFetch", "is %d, must be at least 1", s.fetch)
+	for field, d := range map[string]time.Duration{
+		"WithAckDeadline": s.ackDeadline, "WithPollInterval": s.pollInterval, "WithResendInterval": s.resendAfter,
+		"WithRetryInterval": s.retryInterval,
+	} {
+		refuse(d <= 0, field, "is %v, must be above 0", d)
+	}
+	return errors.Join(problems...)
+}
+
+// maxGroup is what the column of the group's name holds.
+const maxGroup = 255
+
+// Subscriber is watermill-sql's subscriber on the tables of this package, at the isolation that it asks for. The
+// processes of a group share a topic in turns: one transaction at a time reads it, so there is one message of a topic
+// with a handler of the group, and the order holds. Further topics and groups go on beside it.
+type Subscriber struct {
+	b     *Broker
+	inner *wsql.Subscriber
+	once  sync.Once
+	err   error
+}
+
+// Subscriber returns a subscriber on this broker's database and tables that consumes as a member of group. The tables
+// must exist; see [Broker.Declare] and [Subscriber.SubscribeInitialize]. It does no I/O. The caller closes it; it
+// outlives the broker, and must be closed before the *sql.DB is.
+func (b *Broker) Subscriber(group string, opts ...SubscriberOption) (*Subscriber, error) {
+	s := subscriberSettings{
+		fetch: defaultFetch(b.kind), ackDeadline: 30 * time.Second, pollInterval: 100 * time.Millisecond,
+		resendAfter: time.Second, retryInterval: time.Second,
+	}
+	for _, opt := range opts {
+		opt(&s)
+	}
+	if err := s.validate(group); err != nil {
+		return nil, fmt.Errorf("sqlbroker: subscriber: %w", err)
+	}
+	schema, offsets := b.dialect.adapters(b.tables, s.fetch)
+	inner, err := wsql.NewSubscriber(b.db, wsql.SubscriberConfig{
+		ConsumerGroup: group, AckDeadline: &s.ackDeadline, PollInterval: s.pollInterval, ResendInterval: s.resendAfter,
+		RetryInterval: s.retryInterval, SchemaAdapter: schema, OffsetsAdapter: offsets,
+		BackoffManager: backoff{wsql.NewDefaultBackoffManager(s.pollInterval, s.retryInterval), b},
+	}, watermill.NewSlogLogger(b.logger))
+	if err != nil {
+		return nil, fmt.Errorf("sqlbroker: subscriber: %w", err)
+	}
+	return &Subscriber{b: prepare(b.kind, b.db, b.settings), inner: inner}, nil
+}
+
+// backoff keeps what is no error out of the log, and what an error may quote.
+type backoff struct {
+	wsql.BackoffManager
+	b *Broker
+}
+
+// HandleError implements watermill-sql's BackoffManager.
+func (m backoff) HandleError(logger watermill.LoggerAdapter, noMsg bool, err error) time.Duration {
+	switch {
+	case errors.Is(err, context.Canceled): // the end of a subscription
+		return m.BackoffManager.HandleError(logger, true, nil)
+	case err != nil && m.b.classify(err) == stopped: // another subscriber was faster
+		return m.BackoffManager.HandleError(watermill.NopLogger{}, noMsg, err)
+	}
+	return m.BackoffManager.HandleError(logger, noMsg, m.b.told(err))
+}
+
+func defaultFetch(kind Dialect) int {
+	if kind == MySQL {
+		return 1
+	}
+	return 10
+}
+
+// Subscribe implements Watermill's Subscriber. A message's context ends when it was acked or nacked, at the ack deadline,
+// and with ctx; watermill-sql's TxFromContext gives a handler the transaction in which the message was read, and in which
+// it is recorded as read.
+func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
+	if err := s.b.tables.check(topic); err != nil {
+		return nil, fmt.Errorf("sqlbroker: subscribe: %w", err)
+	}
+	messages, err := s.inner.Subscribe(ctx, topic)
+	switch {
+	case errors.Is(err, wsql.ErrSubscriberClosed):
+		return nil, fmt.Errorf("sqlbroker: subscribe: %w", reliable.ErrClosed)
+	case err != nil:
+		return nil, fmt.Errorf("sqlbroker: subscribe to topic %q: %w", topic, s.b.told(err))
+	}
+	return messages, nil
+}
+
+// SubscribeInitialize implements Watermill's SubscribeInitializer: it does what [Broker.Declare] does, within a confirm
+// timeout.
+func (s *Subscriber) SubscribeInitialize(topic string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), s.b.confirmTimeout)
+	defer cancel()
+	return s.b.Declare(ctx, topic)
+}
+
+// Close ends all subscriptions and waits for that: for the pause before a nacked message is delivered again, and no
+// longer for a handler. What was not acked is delivered again, to whoever subscribes next. Closing again does nothing.
+func (s *Subscriber) Close() error {
+	s.once.Do(func() { s.err = errors.Join(s.inner.Close(), s.b.Close()) })
+	return s.err
+}
