@@ -96,7 +96,7 @@ func TestStatements_lookAtWhatTheyReturnAndNothingElse(t *testing.T) {
 		pages     int
 	}{
 		{"look", s.Look, nil, "waybill_outbox_pending", 20},
-		{"pick", s.Pick, []any{1000, limit}, "waybill_outbox_pending", 60},
+		{"take", s.Take, []any{limit, 1, "w", 1000}, "waybill_outbox_pending", 60 + 30*limit},
 		{"pick held", s.PickHeld, []any{sqlstore.HeldBase + 1, limit}, "waybill_outbox_pending", 60},
 		{"pick failed", s.PickFailed, []any{[]string{"orders"}, limit}, "waybill_outbox_failed", 10},
 		{"pick settled", s.PickSettled, []any{1, 0, limit}, "waybill_outbox_settled", 60},
@@ -115,7 +115,10 @@ func TestStatements_lookAtWhatTheyReturnAndNothingElse(t *testing.T) {
 }
 
 func TestClaim_isOneRangeInOrder(t *testing.T) {
-	plan, _ := explained(t, crowded(t), statements("waybill_").Pick.Text(), 1000, limit)
-	require.Contains(t, plan, "Index Cond: (due <= ")
-	require.NotContains(t, plan, "Sort")
+	plan, _ := explained(t, crowded(t), statements("waybill_").Take.Text(), limit, 1, "w", 1000)
+	_, picking, _ := strings.Cut(plan, "CTE picked")
+	picking, _, _ = strings.Cut(picking, "CTE fitting")
+	require.Contains(t, picking, "Index Cond: (due <= ")
+	require.Contains(t, picking, fmt.Sprintf("rows=%d ", limit))
+	require.NotContains(t, picking, "Sort")
 }

@@ -169,14 +169,27 @@ DELETE FROM {outbox} WHERE id = ANY ($1::text[])`),
 		Look: q(`
 SELECT (SELECT min(seq) FROM {lane} WHERE fresh) IS NOT NULL,
   COALESCE((SELECT min(due) FROM {outbox} WHERE status = 0) <= {now}, false)`),
-		// outbox_pending, one range from its beginning.
-		Pick: q(`
-SELECT {columns}, CASE WHEN size <= $1 THEN payload END, {now}
-FROM {outbox}
-WHERE status = 0 AND due <= {now}
-ORDER BY due, stored_at
-LIMIT $2
-FOR UPDATE SKIP LOCKED`),
+		// outbox_pending, one range from its beginning. What is over maxBytes is locked, and left as it is.
+		Take: q(`
+WITH picked AS MATERIALIZED (
+  SELECT id, due, stored_at, size
+  FROM {outbox}
+  WHERE status = 0 AND due <= {now}
+  ORDER BY due, stored_at
+  LIMIT $1
+  FOR UPDATE SKIP LOCKED
+), fitting AS MATERIALIZED (
+  SELECT id, due, row_number() OVER line AS place, sum(size) OVER line AS bytes
+  FROM picked
+  WINDOW line AS (ORDER BY due, stored_at ROWS UNBOUNDED PRECEDING)
+)
+UPDATE {outbox} AS o
+SET due = {now} + $2, worker = $3, fence = o.fence + 1, attempts = o.attempts + 1,
+  flags = o.flags | {LEASED}::smallint | (CASE WHEN o.flags & {LEASED} <> 0 THEN {MAYBE} ELSE 0 END)::smallint
+FROM fitting AS f
+WHERE o.id = f.id AND (f.place = 1 OR f.bytes <= $4)
+RETURNING o.id, o.topic, o.okey, o.metadata, o.size, o.status, f.due, o.stored_at, o.fence, o.attempts, o.failures,
+  o.failing_since, o.flags, o.deadline, o.acked_by, o.worker, o.payload, {now}`),
 		Payloads: q(`
 SELECT id, payload FROM {outbox} WHERE id = ANY ($1::text[])`),
 		Lease: q(`

@@ -1,8 +1,10 @@
 package sqlstore
 
 import (
+	"cmp"
 	"context"
 	"math"
+	"slices"
 
 	"github.com/waybillmq/waybill/reliable"
 )
@@ -40,6 +42,9 @@ func (s *Store) look(ctx context.Context) (fresh, due bool, err error) {
 }
 
 func (s *Store) claim(ctx context.Context, tx Conn, req reliable.ClaimRequest) ([]reliable.Attempt, error) {
+	if s.dialect.Take.text != "" {
+		return s.take(ctx, tx, req)
+	}
 	picked, err := s.rows(ctx, tx, s.dialect.Pick, inline(req), int64(req.Max))
 	if err != nil {
 		return nil, err
@@ -49,6 +54,22 @@ func (s *Store) claim(ctx context.Context, tx Conn, req reliable.ClaimRequest) (
 		return nil, err
 	}
 	return s.attempts(ctx, tx, picked)
+}
+
+// take picks and leases by one statement, which returns the rows in any order.
+func (s *Store) take(ctx context.Context, tx Conn, req reliable.ClaimRequest) ([]reliable.Attempt, error) {
+	most := int64(req.MaxBytes)
+	if most == 0 {
+		most = math.MaxInt64
+	}
+	taken, err := s.rows(ctx, tx, s.dialect.Take, int64(req.Max), micros(req.Lease), req.Worker, most)
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(taken, func(a, b *row) int {
+		return cmp.Or(cmp.Compare(a.due, b.due), cmp.Compare(a.storedAt, b.storedAt))
+	})
+	return s.attempts(ctx, tx, taken)
 }
 
 // inline is up to which size payloads are read along when rows are picked, before it is known how many of them fit into
