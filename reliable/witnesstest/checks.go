@@ -148,7 +148,7 @@ func neverTakenBack(t testing.TB, h Harness) {
 				id := reliable.ID(fmt.Sprintf("order-%d-%d", worker, i))
 				b, token := begun(t, s, id)
 				want, end := reliable.FateCommitted, b.Commit
-				if rand.IntN(2) == 0 { //nolint:gosec // no secret
+				if rand.IntN(2) == 0 {
 					want, end = reliable.FateAborted, b.Rollback
 				}
 				ended := make(chan error, 1)

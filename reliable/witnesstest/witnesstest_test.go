@@ -92,9 +92,9 @@ func (b *bank) begin(testing.TB) Business {
 	}
 }
 
-func harness(make func() *bank) Harness {
+func harness(open func() *bank) Harness {
 	return Harness{NeedsToken: true, Open: func(testing.TB) Subject {
-		b := make()
+		b := open()
 		return Subject{Witness: b, Begin: b.begin}
 	}}
 }
@@ -114,7 +114,7 @@ func TestChecks_catchBrokenWitnesses(t *testing.T) {
 	}
 	for _, flaw := range []struct {
 		name  string
-		make  func() *bank
+		open  func() *bank
 		check string
 	}{
 		{"takes what it does not find for aborted", saying(reliable.FateOpen, reliable.FateAborted), "open until it commits"},
@@ -163,7 +163,7 @@ func TestChecks_catchBrokenWitnesses(t *testing.T) {
 		{"says that a scope aborts everything", saying(reliable.FateCommitted, reliable.FateAborted), "a scope that is rolled back does not abort the rest"},
 	} {
 		t.Run(flaw.name, func(t *testing.T) {
-			assert.NotEmpty(t, failures(t, flaw.check, harness(flaw.make)), "the check %q saw nothing", flaw.check)
+			assert.NotEmpty(t, failures(t, flaw.check, harness(flaw.open)), "the check %q saw nothing", flaw.check)
 		})
 	}
 }
