@@ -1,0 +1,126 @@
+package schedulertest
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/waybillmq/waybill/reliable"
+)
+
+// Load is what [Sustain] and [Pending] ask of a scheduler.
+type Load struct {
+	// Rate is how many messages a second are scheduled, for the length of For.
+	Rate int
+	For  time.Duration
+	// Delay is that of each message.
+	Delay time.Duration
+	// Late is how late 99 of 100 may be at most.
+	Late time.Duration
+}
+
+// Sustain schedules at a steady rate while due messages are delivered, and demands that all come, none early, and 99 of
+// 100 on time. It logs how late they were.
+func Sustain(t testing.TB, h Harness, load Load) {
+	t.Helper()
+	s := h.Open(t)
+	topic := s.Topic(t)
+	l := listen(t, s, topic)
+	const batch, workers = 100, 16
+	batches := make(chan struct{}, workers)
+	var (
+		group  sync.WaitGroup
+		lock   sync.Mutex
+		booked []booking
+		behind atomic.Int64
+	)
+	for range workers {
+		group.Go(func() {
+			for range batches {
+				envs := make([]reliable.Envelope, batch)
+				for i := range envs {
+					envs[i] = envelope(topic, "sustained")
+				}
+				mine := schedule(t, s.Scheduler, load.Delay, envs...)
+				lock.Lock()
+				booked = append(booked, mine...)
+				lock.Unlock()
+			}
+		})
+	}
+	// The clock, not the scheduler, says when the next batch is due; one that finds all workers busy is behind.
+	tick := time.NewTicker(time.Second * batch / time.Duration(load.Rate))
+	defer tick.Stop()
+	ctx, cancel := context.WithTimeout(t.Context(), load.For)
+	defer cancel()
+	for ctx.Err() == nil {
+		select {
+		case <-tick.C:
+			select {
+			case batches <- struct{}{}:
+			default:
+				behind.Add(1)
+			}
+		case <-ctx.Done():
+		}
+	}
+	close(batches)
+	group.Wait()
+	l.await(t, len(booked), load.Delay+2*patience)
+	late := lateness(t, l, booked)
+	t.Logf("scheduled %d of %d asked for (%d batches found all workers busy); late: p50 %v, p99 %v, most %v", len(booked),
+		load.Rate*int(load.For/time.Second), behind.Load(), quantile(late, 0.5), quantile(late, 0.99), quantile(late, 1))
+	require.GreaterOrEqual(t, len(booked), load.Rate*int(load.For/time.Second)*9/10, "the rate was not kept")
+	require.LessOrEqual(t, quantile(late, 0.99), load.Late, "99 of 100 are to be on time")
+}
+
+// Pending schedules total messages for one moment and demands that all come within the tolerance of load.Late after the
+// last of them is due, none early.
+func Pending(t testing.TB, h Harness, total int, load Load) {
+	t.Helper()
+	s := h.Open(t)
+	topic := s.Topic(t)
+	l := listen(t, s, topic)
+	const batch = 500
+	booked := make([]booking, 0, total)
+	began := time.Now()
+	for len(booked) < total {
+		envs := make([]reliable.Envelope, min(batch, total-len(booked)))
+		for i := range envs {
+			envs[i] = envelope(topic, fmt.Sprint(i))
+		}
+		booked = append(booked, schedule(t, s.Scheduler, load.Delay, envs...)...)
+	}
+	require.Less(t, time.Since(began), load.Delay, "the first were due before the last was scheduled: ask for a longer delay")
+	l.await(t, total, load.Delay+load.Late+patience)
+	late := lateness(t, l, booked)
+	t.Logf("%d pending at once; late: p50 %v, p99 %v, most %v", total, quantile(late, 0.5), quantile(late, 0.99), quantile(late, 1))
+	require.LessOrEqual(t, quantile(late, 1), load.Late)
+}
+
+// lateness is how late each message came, in ascending order; one that came early fails the test.
+func lateness(t testing.TB, l *log, booked []booking) []time.Duration {
+	t.Helper()
+	late := make([]time.Duration, 0, len(booked))
+	for _, b := range booked {
+		a, ok := l.first(b.id)
+		require.True(t, ok, "%s never came", b.id)
+		require.GreaterOrEqual(t, a.at.Sub(b.from), b.delay, "%s came early", b.id)
+		late = append(late, max(a.at.Sub(b.until)-b.delay, 0))
+	}
+	slices.Sort(late)
+	return late
+}
+
+func quantile(sorted []time.Duration, q float64) time.Duration {
+	if len(sorted) == 0 {
+		return 0
+	}
+	return sorted[min(int(q*float64(len(sorted))), len(sorted)-1)].Round(time.Millisecond)
+}
