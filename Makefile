@@ -18,6 +18,10 @@ run: ## Run the quick start, which needs nothing installed
 run-rabbitmq: services-up ## Run the example on RabbitMQ and a database server
 	go run ./examples/rabbitmq
 
+.PHONY: run-matrix
+run-matrix: services-up ## Run one binary over every combination of databases and brokers
+	go run ./examples/matrix/all
+
 .PHONY: test
 test: services-up vet ## Run every test, on real servers and with the race detector
 	$(EACH_MODULE) go test -race -tags services -timeout 30m -p 2 -count 1 ./...

@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"testing"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -29,7 +28,7 @@ type Kafka struct {
 
 // StartKafka starts a node; each setting is a line for its server.properties. Clients need no login at Addr, where they
 // are ANONYMOUS, and one by PLAIN or SCRAM at LoginAddr.
-func StartKafka(t testing.TB, settings ...string) *Kafka {
+func StartKafka(t T, settings ...string) *Kafka {
 	t.Helper()
 	k := &Kafka{Server: newServer(t, "Kafka", "nobody", 3)}
 	k.java = program(t, "/usr/bin/java", "/usr/local/bin/java")

@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"strings"
 	"syscall"
-	"testing"
 
 	"github.com/go-sql-driver/mysql"
 )
@@ -18,7 +17,7 @@ import (
 type MariaDB struct{ *Server }
 
 // StartMariaDB starts a server; each setting is a line for the [mariadbd] section of its configuration.
-func StartMariaDB(t testing.TB, settings ...string) *MariaDB {
+func StartMariaDB(t T, settings ...string) *MariaDB {
 	t.Helper()
 	m := &MariaDB{newServer(t, "MariaDB", "mysql", 1)}
 	install := program(t, "/usr/bin/mariadb-install-db")

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
-	"testing"
 )
 
 // Ports of servers lie below 32768, where Linux begins to give ports to outgoing connections: a server that is down for a
@@ -28,7 +27,7 @@ type place struct {
 }
 
 // newPlace reserves a place until the test ends.
-func newPlace(t testing.TB, ports int) *place {
+func newPlace(t T, ports int) *place {
 	t.Helper()
 	root := filepath.Join(os.TempDir(), "waybill-testservers-"+strconv.Itoa(os.Geteuid()))
 	if err := os.MkdirAll(root, 0o755); err != nil {
@@ -52,7 +51,7 @@ func newPlace(t testing.TB, ports int) *place {
 
 // reservePort finds a port that nobody listens on and no other test has reserved. The reservation is a lock on a file: the
 // kernel gives it up when this process ends, however it ends.
-func reservePort(t testing.TB, root string) int {
+func reservePort(t T, root string) int {
 	t.Helper()
 	for port := firstPort; port <= lastPort; port++ {
 		file, err := os.OpenFile(filepath.Join(root, fmt.Sprintf("%d.lock", port)), os.O_CREATE|os.O_RDWR, 0o644)

@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"strings"
 	"syscall"
-	"testing"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -19,7 +18,7 @@ import (
 type Postgres struct{ *Server }
 
 // StartPostgres starts a server; each setting is a line for its postgresql.conf.
-func StartPostgres(t testing.TB, settings ...string) *Postgres {
+func StartPostgres(t T, settings ...string) *Postgres {
 	t.Helper()
 	p := &Postgres{newServer(t, "PostgreSQL", "postgres", 1)}
 	// Debian keeps these off the PATH, a directory for each major version.

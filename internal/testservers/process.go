@@ -12,7 +12,6 @@ import (
 	"runtime"
 	"strconv"
 	"syscall"
-	"testing"
 	"time"
 )
 
@@ -129,7 +128,7 @@ func parentOf(pid int) int {
 // account is who a server runs as. Servers refuse to run as root; anybody else runs them as themselves.
 type account struct{ credential *syscall.Credential }
 
-func findAccount(t testing.TB, name string) account {
+func findAccount(t T, name string) account {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		return account{}
@@ -147,7 +146,7 @@ func findAccount(t testing.TB, name string) account {
 }
 
 // own gives a file to the account.
-func (a account) own(t testing.TB, file string) {
+func (a account) own(t T, file string) {
 	t.Helper()
 	if a.credential == nil {
 		return

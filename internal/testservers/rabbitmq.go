@@ -13,7 +13,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"testing"
 	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -29,7 +28,7 @@ type RabbitMQ struct {
 }
 
 // StartRabbitMQ starts a broker; each setting is a line for its rabbitmq.conf.
-func StartRabbitMQ(t testing.TB, settings ...string) *RabbitMQ {
+func StartRabbitMQ(t T, settings ...string) *RabbitMQ {
 	t.Helper()
 	r := &RabbitMQ{Server: newServer(t, "RabbitMQ", "rabbitmq", 3)}
 	// The scripts behind Debian's wrappers in /usr/sbin, which insist on /var/lib/rabbitmq.

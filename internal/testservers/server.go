@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"syscall"
-	"testing"
 	"time"
 )
 
@@ -26,9 +25,20 @@ const (
 // login is the account and the password on every server. It guards nothing.
 const login = "waybill"
 
+// T is what a server needs of its test; a command that plays with servers has one of its own.
+type T interface {
+	Helper()
+	Cleanup(what func())
+	Failed() bool
+	Logf(format string, args ...any)
+	Errorf(format string, args ...any)
+	// Fatalf does not return.
+	Fatalf(format string, args ...any)
+}
+
 // Server is what all servers have in common.
 type Server struct {
-	t          testing.TB
+	t          T
 	name       string // for people
 	place      *place
 	account    account
@@ -39,7 +49,7 @@ type Server struct {
 }
 
 // newServer makes a server's place; launch starts it when its files are there.
-func newServer(t testing.TB, name, accountName string, ports int) *Server {
+func newServer(t T, name, accountName string, ports int) *Server {
 	t.Helper()
 	s := &Server{t: t, name: name, account: findAccount(t, accountName), place: newPlace(t, ports)}
 	s.account.own(t, s.place.dir)
@@ -210,7 +220,7 @@ func (s *Server) prepare(cmd *exec.Cmd) {
 
 // program finds a program that the server's Debian package brings; the last of the patterns' matches is taken, since
 // where several versions are installed the newest sorts last.
-func program(t testing.TB, patterns ...string) string {
+func program(t T, patterns ...string) string {
 	t.Helper()
 	for _, pattern := range patterns {
 		if found, _ := filepath.Glob(pattern); len(found) > 0 { // the patterns are well formed

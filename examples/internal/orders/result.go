@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"text/tabwriter"
+	"time"
 
 	"github.com/waybillmq/waybill/reliable"
 )
@@ -20,6 +21,8 @@ type Result struct {
 	Duplicates int // receipts beyond the first of each message
 	Lost       int // committed, neither delivered nor failed
 	Phantoms   int // delivered, never committed
+
+	Lasted time.Duration // from the first order to the last receipt, the outage included
 
 	failures []reliable.Record
 	declined reliable.ID

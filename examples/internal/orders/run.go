@@ -23,6 +23,8 @@ type Backend struct {
 	// DB is the shop's database, in which Store keeps the outbox.
 	DB    *sql.DB
 	Store Store
+	// Numbered says that placeholders in SQL are $1, $2 and not ?.
+	Numbered bool
 	// Publisher and Confirms are the broker, as the outbox sees it.
 	Publisher reliable.Publisher
 	Confirms  reliable.ConfirmSource
@@ -69,7 +71,7 @@ func Run(ctx context.Context, b Backend, plan Plan, out io.Writer) (result Resul
 	if err != nil {
 		return Result{}, err
 	}
-	shop, err := newShop(ctx, b.DB, outbox)
+	shop, err := newShop(ctx, b.DB, b.Numbered, outbox)
 	if err != nil {
 		return Result{}, err
 	}
@@ -89,11 +91,13 @@ func Run(ctx context.Context, b Backend, plan Plan, out io.Writer) (result Resul
 	relayed := make(chan error, 1)
 	go func() { relayed <- outbox.Run(relaying) }()
 
+	begun := time.Now()
 	p := startProgress(ctx, out, shop, consumer)
 	declined, err := play(ctx, b, plan, shop, flying, p)
 	if err == nil {
 		err = p.awaitQuiet(ctx, plan.Patience)
 	}
+	lasted := time.Since(begun)
 	p.stop()
 	stopRelaying()
 	if err = errors.Join(err, <-relayed); err != nil {
@@ -104,6 +108,7 @@ func Run(ctx context.Context, b Backend, plan Plan, out io.Writer) (result Resul
 	if err != nil {
 		return Result{}, err
 	}
+	result.Lasted = lasted
 	return result, result.print(out)
 }
 

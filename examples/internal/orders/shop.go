@@ -29,16 +29,21 @@ type order struct {
 // shop is the business: a table of orders, and an outbox in the same database.
 type shop struct {
 	db     *sql.DB
+	insert string
 	outbox *tagging.Outbox
 	placed atomic.Int64
 }
 
-func newShop(ctx context.Context, db *sql.DB, outbox *tagging.Outbox) (*shop, error) {
+func newShop(ctx context.Context, db *sql.DB, numbered bool, outbox *tagging.Outbox) (*shop, error) {
 	_, err := db.ExecContext(ctx, `CREATE TABLE orders (id VARCHAR(64) PRIMARY KEY, item VARCHAR(64), quantity INT)`)
 	if err != nil {
 		return nil, fmt.Errorf("create table of orders: %w", err)
 	}
-	return &shop{db: db, outbox: outbox}, nil
+	insert := `INSERT INTO orders (id, item, quantity) VALUES (?, ?, ?)`
+	if numbered {
+		insert = `INSERT INTO orders (id, item, quantity) VALUES ($1, $2, $3)`
+	}
+	return &shop{db: db, insert: insert, outbox: outbox}, nil
 }
 
 // place stores the order and its message: both, or neither.
@@ -48,7 +53,7 @@ func (s *shop) place(ctx context.Context, topic string, o order) error {
 		return err
 	}
 	err = tagging.InTx(ctx, s.outbox, s.db, func(tx *sql.Tx, out *tagging.Scope) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO orders (id, item, quantity) VALUES (?, ?, ?)`, o.ID, o.Item, o.Quantity)
+		_, err := tx.ExecContext(ctx, s.insert, o.ID, o.Item, o.Quantity)
 		if err != nil {
 			return err
 		}

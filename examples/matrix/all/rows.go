@@ -1,0 +1,78 @@
+//go:build linux
+
+package main
+
+import (
+	"path/filepath"
+
+	"github.com/go-sql-driver/mysql"
+
+	"github.com/waybillmq/waybill/internal/testservers"
+)
+
+// row is one combination.
+type row struct {
+	name  string // broker + store
+	stage func(t testservers.T, dir string) stage
+}
+
+// stage is what a row runs on.
+type stage struct {
+	storeURL, brokerURL string
+	// broker is the server that is stopped and started; nil if it runs inside the binary.
+	broker server
+}
+
+// server is a testservers one.
+type server interface {
+	Start()
+	Stop()
+}
+
+// rows are all combinations. Every server is made for its row, and ends with it.
+func rows() []row {
+	return []row{
+		{"RabbitMQ+MariaDB", on(mariaDB, rabbitMQ)},
+		{"RabbitMQ+PostgreSQL", on(postgreSQL, rabbitMQ)},
+		{"Kafka+MariaDB", on(mariaDB, kafka)},
+		{"Kafka+PostgreSQL", on(postgreSQL, kafka)},
+		{"NATS+SQLite", func(_ testservers.T, dir string) stage {
+			return stage{storeURL: "sqlite:" + filepath.Join(dir, "orders.db"), brokerURL: "nats-embedded:" + filepath.Join(dir, "nats")}
+		}},
+	}
+}
+
+// maker starts a server and returns its URL.
+type maker func(t testservers.T) (string, server)
+
+func on(store, broker maker) func(testservers.T, string) stage {
+	return func(t testservers.T, _ string) stage {
+		storeURL, _ := store(t)
+		brokerURL, server := broker(t)
+		return stage{storeURL, brokerURL, server}
+	}
+}
+
+func mariaDB(t testservers.T) (string, server) {
+	s := testservers.StartMariaDB(t)
+	config, err := mysql.ParseDSN(s.DSN())
+	if err != nil {
+		t.Fatalf("parse the DSN: %v", err)
+	}
+	return "mariadb://" + config.User + ":" + config.Passwd + "@" + config.Addr + "/" + config.DBName, s
+}
+
+func postgreSQL(t testservers.T) (string, server) {
+	s := testservers.StartPostgres(t)
+	return s.URL(), s
+}
+
+func rabbitMQ(t testservers.T) (string, server) {
+	s := testservers.StartRabbitMQ(t)
+	return s.URL() + "?groups=shipping&queue_type=quorum", s
+}
+
+func kafka(t testservers.T) (string, server) {
+	s := testservers.StartKafka(t)
+	return "kafka://" + s.Addr() + "?partitions=4", s
+}
