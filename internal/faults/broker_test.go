@@ -67,24 +67,30 @@ func TestBrokerFault_losesNothingFailsNothingAndHealsByItself(t *testing.T) {
 				amqpURL, proxy = through(t, amqpURL)
 			}
 			r := newRig(t, rigConfig{database: fault.database(t), amqpURL: amqpURL})
-			r.createOrders()
-			stop := r.load(4, 20*time.Millisecond, never)
-			require.Eventually(t, func() bool { return r.seen.outcome(reliable.Acked) > 200 }, time.Minute, 10*time.Millisecond)
-			goroutines, heap := runtime.NumGoroutine(), heapInUse()
-
-			fault.breakIt(t, broker, proxy)
-			healed := time.Now()
-			before := r.seen.outcome(reliable.Acked)
-			require.Eventually(t, func() bool { return r.seen.outcome(reliable.Acked) > before+200 }, time.Minute, 10*time.Millisecond)
-			placed := stop()
-			r.eventuallySettled(30 * time.Second)
-			t.Logf("placed %d, settled %v after healing", placed, time.Since(healed).Round(time.Millisecond))
-
+			r.survives(func() { fault.breakIt(t, broker, proxy) })
 			assert.NotZero(t, r.seen.outcome(reliable.Unknown), "the fault must have met messages in flight")
-			assert.Empty(t, r.withStatus(reliable.Failed), "an outage must fail nothing")
-			assert.Less(t, runtime.NumGoroutine(), goroutines+500, "goroutines must stay flat")
-			assert.Less(t, heapInUse(), heap+64<<20, "memory must stay flat")
 			r.audit(consume(t, broker.URL(), queue))
 		})
 	}
+}
+
+// survives places orders all the time, breaks the broker and heals it, and waits until all is settled.
+func (r *rig) survives(breakAndHeal func()) {
+	r.t.Helper()
+	r.createOrders()
+	stop := r.load(4, 20*time.Millisecond, never)
+	require.Eventually(r.t, func() bool { return r.seen.outcome(reliable.Acked) > 200 }, time.Minute, 10*time.Millisecond)
+	goroutines, heap := runtime.NumGoroutine(), heapInUse()
+
+	breakAndHeal()
+	healed := time.Now()
+	before := r.seen.outcome(reliable.Acked)
+	require.Eventually(r.t, func() bool { return r.seen.outcome(reliable.Acked) > before+200 }, time.Minute, 10*time.Millisecond)
+	placed := stop()
+	r.eventuallySettled(30 * time.Second)
+	r.t.Logf("placed %d, settled %v after healing", placed, time.Since(healed).Round(time.Millisecond))
+
+	assert.Empty(r.t, r.withStatus(reliable.Failed), "an outage must fail nothing")
+	assert.Less(r.t, runtime.NumGoroutine(), goroutines+500, "goroutines must stay flat")
+	assert.Less(r.t, heapInUse(), heap+64<<20, "memory must stay flat")
 }

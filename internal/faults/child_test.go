@@ -93,7 +93,7 @@ func (j job) run(ctx context.Context) error {
 	for !outboxRuns(outbox) {
 		time.Sleep(time.Millisecond)
 	}
-	r := &rig{db: db, kind: j.Database.kind(), outbox: outbox}
+	r := &rig{db: db, kind: j.Database.kind(), outbox: outbox, topic: queue}
 	for i := range j.Orders {
 		if err := r.place(ctx, fmt.Sprintf("%s-%d", j.Prefix, i)); err != nil {
 			return err

@@ -50,43 +50,50 @@ type rig struct {
 	db     *sql.DB
 	kind   string
 	store  reliable.Store
-	broker *rabbitmqbroker.Broker
+	broker connection
 	outbox *tagging.Outbox
 	seen   *observer
+	topic  string // that orders go to
 
 	stop func() error
+}
+
+// connection is what a broker adapter opens.
+type connection interface {
+	reliable.Publisher
+	reliable.ConfirmSource
+	Close() error
 }
 
 // rigConfig is what a test wants other than usual.
 type rigConfig struct {
 	database  database
+	topic     string                      // default: queue
+	connect   func(testing.TB) connection // default: to RabbitMQ, by the three fields that follow
 	amqpURL   string
 	topology  func(amqpURL string) wamqp.Config // default: a topic is the queue of its name
-	wrapStore func(reliable.Store) reliable.Store
 	broker    []rabbitmqbroker.Option
+	wrapStore func(reliable.Store) reliable.Store
 	outbox    []tagging.Option
 }
 
 // newRig migrates, connects and starts relaying; the test's end stops it.
 func newRig(t testing.TB, cfg rigConfig) *rig {
 	t.Helper()
-	r := &rig{t: t, kind: cfg.database.kind(), seen: newObserver()}
+	if cfg.topic == "" {
+		cfg.topic = queue
+	}
+	r := &rig{t: t, kind: cfg.database.kind(), seen: newObserver(), topic: cfg.topic}
 	var err error
 	r.db, r.store, err = cfg.database.open(context.Background())
 	require.NoError(t, err)
 	if cfg.wrapStore != nil {
 		r.store = cfg.wrapStore(r.store)
 	}
-	brokerOptions := append([]rabbitmqbroker.Option{
-		rabbitmqbroker.WithQuorumQueues(), rabbitmqbroker.WithLogger(quiet(t)),
-		rabbitmqbroker.WithConfirmTimeout(3 * time.Second), rabbitmqbroker.WithBlockedTimeout(4 * time.Second),
-		rabbitmqbroker.WithReconnectBackoff(50*time.Millisecond, time.Second),
-	}, cfg.broker...)
-	if cfg.topology == nil {
-		cfg.topology = wamqp.NewDurableQueueConfig
+	if cfg.connect == nil {
+		cfg.connect = cfg.connectRabbitMQ
 	}
-	r.broker, err = rabbitmqbroker.New(cfg.topology(cfg.amqpURL), brokerOptions...)
-	require.NoError(t, err)
+	r.broker = cfg.connect(t)
 	outboxOptions := append([]tagging.Option{
 		tagging.WithLogger(quiet(t)), tagging.WithLease(10 * time.Second), tagging.WithHooks(r.seen.hooks()),
 		tagging.WithUnknownBackoff(100*time.Millisecond, time.Second), tagging.WithoutRetention(),
@@ -95,6 +102,22 @@ func newRig(t testing.TB, cfg rigConfig) *rig {
 	require.NoError(t, err)
 	r.run()
 	return r
+}
+
+func (cfg *rigConfig) connectRabbitMQ(t testing.TB) connection {
+	t.Helper()
+	options := append([]rabbitmqbroker.Option{
+		rabbitmqbroker.WithQuorumQueues(), rabbitmqbroker.WithLogger(quiet(t)),
+		rabbitmqbroker.WithConfirmTimeout(3 * time.Second), rabbitmqbroker.WithBlockedTimeout(4 * time.Second),
+		rabbitmqbroker.WithReconnectBackoff(50*time.Millisecond, time.Second),
+	}, cfg.broker...)
+	topology := cfg.topology
+	if topology == nil {
+		topology = wamqp.NewDurableQueueConfig
+	}
+	broker, err := rabbitmqbroker.New(topology(cfg.amqpURL), options...)
+	require.NoError(t, err)
+	return broker
 }
 
 // run starts the relay. stop ends it, and is called at the end of the test if nobody did.
@@ -125,7 +148,7 @@ func (r *rig) createOrders() {
 
 // place writes one order and its message in one transaction.
 func (r *rig) place(ctx context.Context, id string, change ...func(*reliable.Envelope)) error {
-	env := reliable.Envelope{ID: reliable.ID(id), Topic: queue, Payload: []byte(id)}
+	env := reliable.Envelope{ID: reliable.ID(id), Topic: r.topic, Payload: []byte(id)}
 	for _, edit := range change {
 		edit(&env)
 	}
