@@ -42,13 +42,18 @@ services-up: ## Install (Debian, root) and start the servers that tests need, on
 services-down: ## Stop what services-up started
 	@scripts/services.sh down
 
+# The lines that compare come last, all of them together and also of a run that fails half way.
+define ending_with_lines
+	@lines=$$(mktemp); export WAYBILL_BENCH_LINES=$$lines; $(1); status=$$?; cat $$lines; rm -f $$lines; exit $$status
+endef
+
 .PHONY: bench
-bench: services-up ## Measure against the yardsticks, each benchmark once
-	go test -tags services -run '^$$' -bench . -benchtime 1x -timeout 30m ./benchmarks/...
+bench: services-up ## Measure against the yardsticks (about ten minutes on two idle cores)
+	$(call ending_with_lines,go test -tags services -run '^$$' -bench . -benchtime 1x -timeout 1h ./benchmarks/...)
 
 .PHONY: bench-full
 bench-full: services-up ## Measure everything, peers and long runs included
-	$(EACH_MODULE) go test -tags 'services soak' -run '^$$' -bench . -timeout 6h -p 1 ./...
+	$(call ending_with_lines,$(EACH_MODULE) go test -tags 'services soak' -run '^$$' -bench . -timeout 6h -p 1 ./...)
 
 .PHONY: lint
 lint: ## Run the linters (fetches and builds them the first time)

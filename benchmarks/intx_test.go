@@ -33,6 +33,7 @@ func BenchmarkInTx(b *testing.B) {
 				insert := "INSERT INTO business (id) VALUES (" + d.placeholder(1) + ")"
 				to := instant(b)
 				defer to.close()
+				sent := 0
 				relaying(b, store, to, func(o *tagging.Outbox) {
 					compare(b, fmt.Sprintf("intx-%s-%d", d.name, connections), "transactions with one message", "the same without it",
 						func(b *testing.B) float64 {
@@ -49,6 +50,7 @@ func BenchmarkInTx(b *testing.B) {
 						},
 						func(b *testing.B) float64 {
 							payload := make([]byte, payloadBytes)
+							sent += total(connections)
 							return transactions(b, connections, func(ctx context.Context, id string) error {
 								return tagging.InTx(ctx, o, db, func(tx *sql.Tx, out *tagging.Scope) error {
 									if _, err := tx.ExecContext(ctx, insert, id); err != nil {
@@ -58,16 +60,20 @@ func BenchmarkInTx(b *testing.B) {
 								})
 							})
 						})
-				})
+				}) // which waits for what is on its way
+				nothingLost(b, db, to, sent)
 			})
 		}
 	}
 }
 
+// total is how many transactions one side of a pair makes.
+func total(connections int) int { return max(businessTransactions, businessTransactions*connections/8) }
+
 // transactions runs work from as many goroutines as there are connections, and returns how often it ran per second.
 func transactions(b *testing.B, connections int, work func(ctx context.Context, id string) error) float64 {
 	b.Helper()
-	total := max(businessTransactions, businessTransactions*connections/8)
+	total := total(connections)
 	var next atomic.Int64
 	start := time.Now()
 	var wg sync.WaitGroup
@@ -104,6 +110,8 @@ func BenchmarkLatency(b *testing.B) {
 			}}
 			const rate, seconds = 1000, 10
 			for b.Loop() {
+				empty(b, d, db)
+				waits = nil
 				relaying(b, store, to, func(o *tagging.Outbox) {
 					pace := time.NewTicker(4 * time.Second / rate)
 					defer pace.Stop()
@@ -123,8 +131,8 @@ func BenchmarkLatency(b *testing.B) {
 						}
 					}
 					wg.Wait()
-					awaitConfirmed(b, db, rate*seconds)
 				}, tagging.WithHooks(hooks))
+				nothingLost(b, db, to, rate*seconds)
 				p50, p99, p999 := percentile(waits, 0.5), percentile(waits, 0.99), percentile(waits, 0.999)
 				b.ReportMetric(p50, "p50-ms")
 				b.ReportMetric(p99, "p99-ms")

@@ -15,16 +15,33 @@ import (
 // pairs is how many interleaved pairs a ratio is the median of.
 var pairs = flag.Int("pairs", 5, "interleaved pairs per ratio")
 
-// ratios collects the lines that are printed after all benchmarks.
-var ratios struct {
+// lastLines are the lines that a run ends with.
+var lastLines struct {
 	sync.Mutex
 	lines []string
 }
 
+// linesVariable names the file that the last lines are written to, so that who runs several packages can print them after
+// all else. Without it they end the output of this one.
+const linesVariable = "WAYBILL_BENCH_LINES"
+
 func TestMain(m *testing.M) {
 	code := m.Run()
-	for _, line := range ratios.lines {
-		fmt.Println(line)
+	out := os.Stdout
+	if name := os.Getenv(linesVariable); name != "" {
+		file, err := os.OpenFile(name, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "benchmarks: write the last lines:", err)
+			code = max(code, 1)
+		} else {
+			out = file
+		}
+	}
+	for _, line := range lastLines.lines {
+		fmt.Fprintln(out, line)
+	}
+	if err := out.Close(); err != nil {
+		code = max(code, 1)
 	}
 	os.Exit(code)
 }
@@ -56,9 +73,9 @@ func compare(b *testing.B, name, what, yardstick string, bar func(b *testing.B) 
 
 // report keeps a line for the end of the run.
 func report(format string, args ...any) {
-	ratios.Lock()
-	defer ratios.Unlock()
-	ratios.lines = append(ratios.lines, fmt.Sprintf(format, args...))
+	lastLines.Lock()
+	defer lastLines.Unlock()
+	lastLines.lines = append(lastLines.lines, fmt.Sprintf(format, args...))
 }
 
 func median(values []float64) float64 {
