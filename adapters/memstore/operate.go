@@ -64,12 +64,19 @@ func (s *Store) Decide(ctx context.Context, d reliable.Decision) ([]reliable.Dec
 			return err
 		}
 		results = make([]reliable.DecisionResult, len(d.IDs))
+		found := make([]int, 0, len(d.IDs))
 		for i, id := range d.IDs {
 			results[i] = reliable.DecisionResult{ID: id, Verdict: reliable.NotFound}
-			if r := s.rows[id]; r != nil {
-				results[i].Verdict = s.overrule(r, &d, now)
-				results[i].Status = r.status
+			if s.rows[id] != nil {
+				found = append(found, i)
 			}
+		}
+		// What is requeued together lines up in the order of its storing.
+		slices.SortStableFunc(found, func(a, b int) int { return cmp.Compare(s.rows[d.IDs[a]].seq, s.rows[d.IDs[b]].seq) })
+		for _, i := range found {
+			r := s.rows[d.IDs[i]]
+			results[i].Verdict = s.overrule(r, &d, now)
+			results[i].Status = r.status
 		}
 		return nil
 	})

@@ -2,6 +2,7 @@ package storetest_test
 
 import (
 	"context"
+	"slices"
 
 	"github.com/waybillmq/waybill/reliable"
 )
@@ -132,6 +133,55 @@ func (b *broken) eachRecord(change func(r *record)) {
 	}
 	b.claimFailed = func(ctx context.Context, req claimRequest, topics []string) ([]record, error) {
 		return apply(b.Store.ClaimFailed(ctx, req, topics...))
+	}
+}
+
+// beforeDecide changes what is decided.
+func (b *broken) beforeDecide(change func(d *ruling)) {
+	b.decide = func(ctx context.Context, d ruling) ([]verdict, error) {
+		change(&d)
+		return b.Store.Decide(ctx, d)
+	}
+}
+
+// afterDecide changes what is said of each decision.
+func (b *broken) afterDecide(change func(d ruling, v *verdict)) {
+	b.decide = func(ctx context.Context, d ruling) ([]verdict, error) {
+		all, err := b.Store.Decide(ctx, d)
+		for i := range all {
+			change(d, &all[i])
+		}
+		return all, err
+	}
+}
+
+// beforeList changes what is asked for.
+func (b *broken) beforeList(change func(req *listRequest)) {
+	b.list = func(ctx context.Context, req listRequest) (reliable.Page, error) {
+		change(&req)
+		return b.Store.List(ctx, req)
+	}
+}
+
+// listedLess leaves records out of every page.
+func (b *broken) listedLess(out func(r record) bool) {
+	b.list = func(ctx context.Context, req listRequest) (reliable.Page, error) {
+		page, err := b.Store.List(ctx, req)
+		page.Records = slices.DeleteFunc(page.Records, out)
+		return page, err
+	}
+}
+
+// listedAtOnce lists all of a status for which there is a reason to, in one page.
+func (b *broken) listedAtOnce(matches func(r record, f reliable.Filter) bool) {
+	b.list = func(_ context.Context, req listRequest) (reliable.Page, error) {
+		var page reliable.Page
+		for _, r := range b.Store.Records() {
+			if r.Status == req.Status && matches(r, req.Filter) {
+				page.Records = append(page.Records, r)
+			}
+		}
+		return page, nil
 	}
 }
 

@@ -28,6 +28,9 @@ type broken struct {
 	failHeld    func(ctx context.Context, topic string, req failHeldRequest) (int, error)
 	claimFailed func(ctx context.Context, req claimRequest, topics []string) ([]record, error)
 	compensate  func(ctx context.Context, c reliable.Compensation) (reliable.SettleResult, error)
+	inside      func(ctx context.Context, tx *memstore.Tx, c reliable.Compensation) (reliable.SettleResult, error)
+	list        func(ctx context.Context, req listRequest) (reliable.Page, error)
+	decide      func(ctx context.Context, d ruling) ([]verdict, error)
 	elect       func(ctx context.Context, chore, worker string, lease time.Duration) (bool, error)
 	wake        func(ctx context.Context) error
 	awaitWake   func(ctx context.Context) error
@@ -50,6 +53,9 @@ type (
 	enqueueRequest  = reliable.EnqueueRequest
 	claimRequest    = reliable.ClaimRequest
 	failHeldRequest = reliable.FailHeldRequest
+	listRequest     = reliable.ListRequest
+	ruling          = reliable.Decision
+	verdict         = reliable.DecisionResult
 )
 
 func (b *broken) enqueueIn(
@@ -177,6 +183,24 @@ func (b *broken) SettleCompensation(
 	return b.Store.SettleCompensation(ctx, c)
 }
 
+func (b *broken) List(ctx context.Context, req listRequest) (reliable.Page, error) {
+	if b.list != nil {
+		b.lock.Lock()
+		defer b.lock.Unlock()
+		return b.list(ctx, req)
+	}
+	return b.Store.List(ctx, req)
+}
+
+func (b *broken) Decide(ctx context.Context, d ruling) ([]verdict, error) {
+	if b.decide != nil {
+		b.lock.Lock()
+		defer b.lock.Unlock()
+		return b.decide(ctx, d)
+	}
+	return b.Store.Decide(ctx, d)
+}
+
 func (b *broken) Elect(ctx context.Context, chore, worker string, lease time.Duration) (bool, error) {
 	if b.elect != nil {
 		b.lock.Lock()
@@ -247,6 +271,17 @@ type brokenTx struct {
 
 func (x brokenTx) Enqueue(ctx context.Context, req enqueueRequest, envs ...envelope) ([]stored, error) {
 	return x.b.enqueueIn(ctx, x.Tx, req, envs)
+}
+
+func (x brokenTx) SettleCompensation(
+	ctx context.Context, c reliable.Compensation,
+) (reliable.SettleResult, error) {
+	if x.b.inside != nil {
+		x.b.lock.Lock()
+		defer x.b.lock.Unlock()
+		return x.b.inside(ctx, x.Tx, c)
+	}
+	return x.Tx.SettleCompensation(ctx, c)
 }
 
 func (x brokenTx) Commit(ctx context.Context) error {

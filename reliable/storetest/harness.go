@@ -26,13 +26,15 @@ const (
 	WakeUps      Ability = "Waker"
 	SelfCheck    Ability = "Checker"
 	Compensation Ability = "Compensator"
+	Operation    Ability = "Operator"
 	OwnLimits    Ability = "Limited"
 )
 
 // AllAbilities lists every ability that the suite knows.
 func AllAbilities() []Ability {
 	return []Ability{
-		Transactions, Holds, Inspection, Purging, Election, WakeUps, SelfCheck, Compensation, OwnLimits,
+		Transactions, Holds, Inspection, Purging, Election, WakeUps, SelfCheck, Compensation, Operation,
+		OwnLimits,
 	}
 }
 
@@ -54,6 +56,8 @@ func (a Ability) of(store reliable.Store) bool {
 		return has[reliable.Checker](store)
 	case Compensation:
 		return has[reliable.Compensator](store)
+	case Operation:
+		return has[reliable.Operator](store)
 	case OwnLimits:
 		return has[reliable.Limited](store)
 	}
@@ -201,6 +205,8 @@ func Checks() []Check {
 		{"Settle", historyChecks}, {"Late", lateChecks},
 		{"Order", orderChecks}, {"Tx", transactionChecks}, {"Hold", holdChecks},
 		{"Hold", probeChecks}, {"Hold", unholdChecks}, {"Compensation", compensationChecks},
+		{"Compensation", insideChecks}, {"List", listChecks},
+		{"Decide", decideChecks}, {"Decide", overruleChecks},
 		{"Inspect", inspectChecks}, {"Purge", purgeChecks}, {"Fleet", fleetChecks},
 	} {
 		for _, check := range group.checks {

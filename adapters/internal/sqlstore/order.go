@@ -277,7 +277,7 @@ func (s *Store) advance(ctx context.Context, tx Conn, settled map[string]string,
 		if open, done, err = s.follow(ctx, tx, open, reads); err != nil {
 			return err
 		}
-		more, err := s.overtaken(ctx, tx, open, reads)
+		more, err := s.passedOver(ctx, tx, open, reads)
 		if err != nil {
 			return err
 		}
@@ -350,11 +350,11 @@ func (s *Store) follow(
 	return open, gone, s.mark(ctx, tx, heads)
 }
 
-// overtakenRows is how many rows of a lane are looked at at a time for those that were discarded while they waited.
-const overtakenRows = 500
+// passedOverRows is how many rows of a lane are looked at at a time for those that were discarded while they waited.
+const passedOverRows = 500
 
-// overtaken returns the rows at the front of lanes that have no pending envelope any more, some of them.
-func (s *Store) overtaken(ctx context.Context, tx Conn, lanes [][]byte, reads OrderReads) ([]int64, error) {
+// passedOver returns the rows at the front of lanes that have no pending envelope any more, some of them.
+func (s *Store) passedOver(ctx context.Context, tx Conn, lanes [][]byte, reads OrderReads) ([]int64, error) {
 	var gone []int64
 	for _, lane := range lanes {
 		var line []laneRow
@@ -362,7 +362,7 @@ func (s *Store) overtaken(ctx context.Context, tx Conn, lanes [][]byte, reads Or
 			l, err := scanLane(rows)
 			line = append(line, l)
 			return err
-		}, reads.Line, lane, int64(overtakenRows))
+		}, reads.Line, lane, int64(passedOverRows))
 		if err != nil {
 			return nil, err
 		}
