@@ -167,11 +167,12 @@ func exercise(t *testing.T, store *mysqlstore.Store) {
 	require.NotEmpty(t, records)
 	_, err = store.SettleCompensation(ctx, reliable.Compensation{ID: records[0].ID, Fence: records[0].Fence, Done: true})
 	must(err)
+	exercisePeople(t, store)
 	_, err = store.Stats(ctx)
 	must(err)
 	_, err = store.Lookup(ctx, "plain", "first")
 	must(err)
-	for _, status := range []reliable.Status{reliable.Confirmed, reliable.Compensated} {
+	for _, status := range []reliable.Status{reliable.Confirmed, reliable.Compensated, reliable.Discarded} {
 		purged, err := store.Purge(ctx, status, 0, 100)
 		must(err)
 		require.Positive(t, purged)
@@ -179,6 +180,70 @@ func exercise(t *testing.T, store *mysqlstore.Store) {
 	for _, lease := range []time.Duration{time.Minute, time.Minute, 0} {
 		_, err = store.Elect(ctx, "retention", "w", lease)
 		must(err)
+	}
+}
+
+// exercisePeople makes the store send what lists and decisions need, and what a handler's own transaction does.
+func exercisePeople(t *testing.T, store *mysqlstore.Store) {
+	ctx := t.Context()
+	request := reliable.ClaimRequest{Worker: "w", Max: 100, Lease: time.Minute}
+	enqueue := func(ids ...string) {
+		for _, id := range ids {
+			_, err := store.Enqueue(ctx, reliable.EnqueueRequest{}, reliable.Envelope{
+				ID: reliable.ID(id), Topic: "people", Key: "key of people",
+			})
+			require.NoError(t, err)
+		}
+	}
+	fail := func() {
+		attempts, err := store.Claim(ctx, request)
+		require.NoError(t, err)
+		require.Len(t, attempts, 1)
+		a := attempts[0]
+		_, err = store.Settle(ctx, reliable.Settlement{
+			ID: a.ID, Fence: a.Fence, Topic: a.Topic, Key: a.Key, Sent: true,
+			Outcome: reliable.Rejected, To: reliable.Failed, Reason: "too large",
+		})
+		require.NoError(t, err)
+	}
+	decide := func(action reliable.Action, ids ...reliable.ID) {
+		results, err := store.Decide(ctx, reliable.Decision{Action: action, IDs: ids, Who: "ann", Why: "a test"})
+		require.NoError(t, err)
+		for _, r := range results {
+			require.Equal(t, reliable.Decided, r.Verdict, "%v of %q", action, r.ID)
+		}
+	}
+	enqueue("p1", "p2", "p3", "p4", "p5")
+	fail()
+	decide(reliable.Requeue, "p1") // the head still
+	fail()
+	decide(reliable.Discard, "p2", "p3") // they wait
+	tx, err := store.Begin(ctx, nil)
+	require.NoError(t, err)
+	records, err := store.ClaimFailed(ctx, request, "people")
+	require.NoError(t, err)
+	require.Len(t, records, 1)
+	result, err := tx.(reliable.CompensationSettler).SettleCompensation(ctx, reliable.Compensation{
+		ID: records[0].ID, Fence: records[0].Fence, Topic: "people", Key: records[0].Key, Done: true,
+	})
+	require.NoError(t, err)
+	require.Equal(t, reliable.Applied, result)
+	require.NoError(t, tx.Commit(ctx))
+	decide(reliable.Requeue, "p2", "p3") // into the line again
+	decide(reliable.Discard, "p5", "p2")
+	fail() // p4
+	decide(reliable.Compensate, "p4")
+	for _, filter := range []reliable.Filter{
+		{Status: reliable.Pending}, {Status: reliable.Confirmed}, {Status: reliable.Failed, Topic: "orders"},
+		{Status: reliable.Discarded, OlderThan: time.Nanosecond, Reason: "a test"},
+	} {
+		for after := reliable.Cursor(""); ; {
+			page, err := store.List(ctx, reliable.ListRequest{Filter: filter, Limit: 20, After: after})
+			require.NoError(t, err)
+			if after = page.Next; after == "" {
+				break
+			}
+		}
 	}
 }
 
@@ -218,7 +283,8 @@ func TestStatements_areAllOfMySQL8(t *testing.T) {
 		"INSERT INTO `waybill_lane`", "INSERT INTO `waybill_history`", "INSERT INTO `waybill_head`", "STRAIGHT_JOIN",
 		"SKIP LOCKED", "LOCK IN SHARE MODE", "ON DUPLICATE KEY UPDATE", "OFFSET", "DELETE FROM `waybill_head`",
 		"DELETE FROM `waybill_hold`", "DELETE FROM `waybill_outbox`", "DELETE FROM `waybill_chore`", "GET_LOCK", "SAVEPOINT",
-		"CREATE TABLE",
+		"CREATE TABLE", "INSERT INTO `waybill_decision`", "DELETE FROM `waybill_decision`", "LOCATE", "FOR UPDATE",
+		"stored_at > ",
 	} {
 		require.Contains(t, text, part)
 	}
