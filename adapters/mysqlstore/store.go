@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/waybillmq/waybill/adapters/internal/sqlidentity"
 	"github.com/waybillmq/waybill/adapters/internal/sqlstore"
 	"github.com/waybillmq/waybill/reliable"
 )
@@ -23,6 +24,7 @@ var (
 	_ reliable.Compensator = (*Store)(nil)
 	_ reliable.Operator    = (*Store)(nil)
 	_ reliable.Limited     = (*Store)(nil)
+	_ reliable.Mover       = (*Store)(nil)
 	_ reliable.Portioned   = (*Store)(nil)
 )
 
@@ -103,6 +105,12 @@ func (s *Store) Begin(ctx context.Context, db any) (reliable.Tx, error) {
 	}
 	s.prepared.Ready(ctx)
 	return s.core.Begin(sqlstore.BeginSQL(ctx, db))
+}
+
+// Database implements [reliable.Mover]: a broker that keeps its messages in the same database hands over in this store's
+// transactions.
+func (s *Store) Database(ctx context.Context) (string, error) {
+	return s.Identify(ctx, sqlidentity.MySQL)
 }
 
 // Schema returns the SQL that creates the tables, for those who apply it themselves.

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/waybillmq/waybill/adapters/internal/sqlidentity"
 	"github.com/waybillmq/waybill/adapters/internal/sqlstore"
 	"github.com/waybillmq/waybill/reliable"
 )
@@ -26,6 +27,7 @@ var (
 	_ reliable.Compensator = (*Store)(nil)
 	_ reliable.Operator    = (*Store)(nil)
 	_ reliable.Limited     = (*Store)(nil)
+	_ reliable.Mover       = (*Store)(nil)
 )
 
 // core carries the methods that the SQL stores have in common.
@@ -158,6 +160,12 @@ func (s *Store) Begin(ctx context.Context, db any) (reliable.Tx, error) {
 		db = s.own
 	}
 	return s.core.Begin(begin(ctx, db))
+}
+
+// Database implements [reliable.Mover]: a broker that keeps its messages in the same database hands over in this store's
+// transactions.
+func (s *Store) Database(ctx context.Context) (string, error) {
+	return s.Identify(ctx, sqlidentity.Postgres)
 }
 
 // Schema returns the SQL that creates the tables, for those who apply it themselves.

@@ -143,6 +143,7 @@ func (e *Engine) run(ctx context.Context, once bool) (Report, error) {
 	dispatch, stopDispatch := context.WithCancel(outcomes)
 	defer stopDispatch()
 
+	e.join()
 	e.settler.reset()
 	e.sweeping.Store(once)
 	e.unreachable.Store(false) // until shown otherwise: what an earlier run found may long be over
@@ -178,6 +179,18 @@ func (e *Engine) run(ctx context.Context, once bool) (Report, error) {
 		passErr = errors.Join(passErr, e.holds.carryOut(context.WithoutCancel(ctx)))
 	}
 	return e.settler.report(), errors.Join(passErr, drainErr)
+}
+
+// join lets a publisher that keeps its messages in the store's database hand over in the store's transactions. It finds out
+// by itself whether it does. The offer is not taken back: what a drain that timed out has left there is still in flight.
+func (e *Engine) join() {
+	joiner, ok := reliable.Ability[reliable.Joiner](e.cfg.Publisher)
+	if !ok {
+		return
+	}
+	if mover, ok := reliable.Ability[reliable.Mover](e.cfg.Store); ok {
+		joiner.Join(mover)
+	}
 }
 
 // Kick makes the relay look for due rows now.

@@ -39,6 +39,7 @@ func (e *Engine) receiveLoop(ctx context.Context) {
 func (e *Engine) decide(entries []*entry, confirms []reliable.Confirm) {
 	now := time.Now()
 	settlements := make([]settling, 0, len(entries))
+	var moved []settling
 	for i, en := range entries {
 		c := &confirms[i]
 		if en == nil {
@@ -51,7 +52,13 @@ func (e *Engine) decide(entries []*entry, confirms []reliable.Confirm) {
 		}
 		e.suspect.note(&en.attempt, c)
 		parked := e.holds.note(en, c)
-		settlements = append(settlements, settling{entry: en, settlement: e.cfg.Policy.Decide(&en.attempt, c, since, parked)})
+		one := settling{entry: en, settlement: e.cfg.Policy.Decide(&en.attempt, c, since, parked)}
+		if c.Settled && c.Outcome == reliable.Acked {
+			moved = append(moved, one)
+		} else {
+			settlements = append(settlements, one)
+		}
 	}
 	e.settler.addAll(settlements)
+	e.settler.moved(moved)
 }

@@ -231,7 +231,7 @@ func (s *settler) charge(ctx context.Context, refused []settling) []settling {
 	return kept
 }
 
-// record writes one batch, frees its places and tells the hooks.
+// record writes one batch.
 func (s *settler) record(ctx context.Context, batch []settling) error {
 	settlements := make([]reliable.Settlement, len(batch))
 	for i := range batch {
@@ -249,9 +249,24 @@ func (s *settler) record(ctx context.Context, batch []settling) error {
 		return err
 	}
 
-	entries, keyed := make([]*entry, len(batch)), false
 	s.mu.Lock()
 	s.open -= len(batch)
+	s.mu.Unlock()
+	s.recorded(batch, results)
+	return nil
+}
+
+// moved takes note of acks that were recorded together with the hand-over, in one transaction of the store.
+func (s *settler) moved(batch []settling) {
+	if len(batch) > 0 {
+		s.recorded(batch, make([]reliable.SettleResult, len(batch))) // each Applied
+	}
+}
+
+// recorded frees the places of settlements that the store has, and tells the hooks.
+func (s *settler) recorded(batch []settling, results []reliable.SettleResult) {
+	entries, keyed := make([]*entry, len(batch)), false
+	s.mu.Lock()
 	for i := range batch {
 		entries[i] = batch[i].entry
 		keyed = keyed || batch[i].settlement.Key != "" && batch[i].settlement.To != reliable.Pending
@@ -268,10 +283,9 @@ func (s *settler) record(ctx context.Context, batch []settling) error {
 			s.e.suspect.forget(one.ID)
 		}
 		if s.e.cfg.Hooks.Settled != nil {
-			s.e.cfg.Hooks.Settled(&entries[i].attempt, &settlements[i], results[i])
+			s.e.cfg.Hooks.Settled(&entries[i].attempt, &batch[i].settlement, results[i])
 		}
 	}
-	return nil
 }
 
 func (r *Report) count(s *reliable.Settlement) {
