@@ -17,8 +17,12 @@ import (
 // is over.
 const compensationPoll = 5 * time.Second
 
+// leaseMargin is the part of a lease that a handler does not get: while it lasts, what came of the run is recorded before
+// anybody else can take the message.
+const leaseMargin = 10
+
 // compensation hands failed messages to the handlers of their topics. Each is claimed on its own, so that its handler has
-// the whole lease, and only while its topic has a place for it: what hangs or fails again and again holds up nothing but
+// the lease to itself, and only while its topic has a place for it: what hangs or fails again and again holds up nothing but
 // itself, since a message that failed goes behind those that are due before it.
 type compensation struct {
 	cfg        config
@@ -164,7 +168,7 @@ func (c *compensation) drain() {
 
 // handle runs one handler within its lease and records what came of it.
 func (c *compensation) handle(ctx context.Context, record *reliable.Record, leaseEnd time.Time) {
-	ctx, cancel := context.WithDeadline(ctx, leaseEnd)
+	ctx, cancel := context.WithDeadline(ctx, leaseEnd.Add(-c.cfg.lease/leaseMargin))
 	defer cancel()
 	h := c.cfg.handlers[record.Topic]
 	err := c.call(ctx, h, record)

@@ -155,6 +155,46 @@ func TestCompensation_eachHandlerHasTheWholeLease(t *testing.T) {
 	})
 }
 
+func TestCompensation_spacesTheRunsOfEachMessage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, log := memstore.New(), newRunLog()
+		single(t, store, rejecting(), tagging.WithHandlerBackoff(8*time.Second, 32*time.Second),
+			tagging.WithFailedHandler("orders", log.noting(func(context.Context, *reliable.Record) error { return errBank })))
+		stored(t, store, envelope("a"))
+		after(3 * time.Minute)
+		runs := log.runs("a")
+		require.GreaterOrEqual(t, len(runs), 5)
+		// A pause is shortened by up to half, and its end is seen within five seconds.
+		for i, pause := range []time.Duration{8 * time.Second, 16 * time.Second, 32 * time.Second, 32 * time.Second} {
+			took := runs[i+1].Sub(runs[i])
+			assert.GreaterOrEqual(t, took, pause/2, "pause %d", i+1)
+			assert.LessOrEqual(t, took, pause+5*time.Second, "pause %d", i+1)
+		}
+		last := recordOf(t, store, "a").History
+		assert.Contains(t, last[len(last)-1].Reason, errBank.Error())
+	})
+}
+
+func TestCompensation_backsOffFromAnewAfterAPersonDecided(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store, log := memstore.New(), newRunLog()
+		p := single(t, store, rejecting(), tagging.WithHandlerBackoff(10*time.Second, time.Hour),
+			tagging.WithFailedHandler("orders", log.noting(func(context.Context, *reliable.Record) error { return errBank })))
+		stored(t, store, envelope("a"))
+		after(3 * time.Minute)
+		before := len(log.runs("a"))
+		_, err := store.Decide(t.Context(), reliable.Decision{
+			Action: reliable.Requeue, IDs: []reliable.ID{"a"}, Who: "ada", Why: "the bank is open",
+		})
+		require.NoError(t, err)
+		require.NoError(t, p.Wake(t.Context()))
+		after(16 * time.Second)
+		runs := log.runs("a")[before:]
+		require.Len(t, runs, 2, "it failed again, and has the shortest pause behind it")
+		assert.LessOrEqual(t, runs[1].Sub(runs[0]), 15*time.Second)
+	})
+}
+
 func TestCompensation_whatAlwaysFailsOrHangsHoldsUpNobodyElse(t *testing.T) {
 	for name, bad := range map[string]tagging.FailedHandler{
 		"fails": func(context.Context, *reliable.Record) error { return errBank },
@@ -204,7 +244,7 @@ func TestCompensation_runsAsManyAtATimeAsItIsTold(t *testing.T) {
 	})
 }
 
-func TestCompensation_theContextEndsWithTheLease(t *testing.T) {
+func TestCompensation_theContextEndsShortlyBeforeTheLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := memstore.New()
 		var began, ended time.Time
@@ -217,7 +257,7 @@ func TestCompensation_theContextEndsWithTheLease(t *testing.T) {
 			}))
 		stored(t, store, envelope("a"))
 		after(time.Minute)
-		assert.Equal(t, 10*time.Second, ended.Sub(began))
+		assert.Equal(t, 9*time.Second, ended.Sub(began))
 	})
 }
 

@@ -233,6 +233,14 @@ func (tx *lineTx) Enqueue(ctx context.Context, req reliable.EnqueueRequest, envs
 	return stored, err
 }
 
+func (tx *lineTx) SettleCompensation(ctx context.Context, c reliable.Compensation) (reliable.SettleResult, error) {
+	settler, ok := reliable.Ability[reliable.CompensationSettler](tx.Tx)
+	if !ok {
+		return 0, errors.ErrUnsupported
+	}
+	return over(tx.l, "settle compensation in tx", func() (reliable.SettleResult, error) { return settler.SettleCompensation(ctx, c) })
+}
+
 func (tx *lineTx) Commit(ctx context.Context) error {
 	return overAll(tx.l, "commit", func() error { return tx.Tx.Commit(ctx) })
 }

@@ -9,9 +9,10 @@ import (
 	"github.com/waybillmq/waybill/strategies/internal/engine"
 )
 
-// FailedHandler compensates one failed message. It runs under a lease, whose end its context has as deadline, in one
-// process at a time, at least once for each failed message: a handler that was killed, before its effect or after it, runs
-// again. It must end when its context does: a handler that goes on beyond its lease may run beside another one.
+// FailedHandler compensates one failed message. It runs under a lease ([WithLease]), in one process at a time, at least
+// once for each failed message: a handler that was killed, before its effect or after it, runs again. Its context ends
+// shortly before the lease (by a tenth of it), so that what came of the run is recorded in time. It must end when its
+// context does: a handler that goes on beyond its lease may run beside another one.
 //
 // record has the history of what went wrong, and MayHaveBeenSent says whether the message may have been delivered in spite
 // of its failure. nil makes the message compensated; an error or a panic has the handler run again after a backoff.

@@ -35,7 +35,7 @@ func invalidFields(err error) (fields []string) {
 }
 
 func TestNew_eachOptionRefusesWhatMakesNoSense(t *testing.T) {
-	noHandler := tagging.FailedHandler(nil)
+	noHandler, noTxHandler := tagging.FailedHandler(nil), tagging.FailedTxHandler[*memstore.Tx](nil)
 	for name, c := range map[string]struct {
 		option tagging.Option
 		field  string
@@ -70,6 +70,12 @@ func TestNew_eachOptionRefusesWhatMakesNoSense(t *testing.T) {
 		"long worker":                 {tagging.WithWorker(strings.Repeat("w", 129)), "WithWorker"},
 		"no logger":                   {tagging.WithLogger(nil), "WithLogger"},
 		"no handler":                  {tagging.WithFailedHandler("topic", noHandler), "WithFailedHandler"},
+		"no topic for a handler":      {tagging.WithFailedHandler("", noCompensation), "WithFailedHandler"},
+		"no handler in a transaction": {tagging.WithFailedTxHandler("topic", nil, noTxHandler), "WithFailedTxHandler"},
+		"no handler at a time":        {tagging.WithHandlersAtOnce(0), "WithHandlersAtOnce"},
+		"too many handlers at a time": {tagging.WithHandlersAtOnce(1001), "WithHandlersAtOnce"},
+		"no handler backoff":          {tagging.WithHandlerBackoff(0, time.Hour), "WithHandlerBackoff"},
+		"handler backoff above limit": {tagging.WithHandlerBackoff(2, 1), "WithHandlerBackoff"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			broker := membroker.New()
