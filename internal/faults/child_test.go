@@ -47,6 +47,9 @@ type job struct {
 	Stand    point
 	Lease    time.Duration
 	Sweep    bool // makes single passes in place of running
+
+	Compensate bool // runs handlers, and places nothing
+	InTx       bool // their effect is in the transaction of the status
 }
 
 // runAsChild does the job in the environment, if there is one, and does not return then.
@@ -69,6 +72,9 @@ func (j job) run(ctx context.Context) error {
 	db, store, err := j.Database.open(ctx)
 	if err != nil {
 		return err
+	}
+	if j.Compensate {
+		return j.compensate(ctx, db, store)
 	}
 	logger := slog.New(slog.DiscardHandler)
 	broker, err := rabbitmqbroker.NewFromURL(j.AMQPURL, rabbitmqbroker.WithQuorumQueues(), rabbitmqbroker.WithLogger(logger),
