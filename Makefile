@@ -8,7 +8,7 @@ EACH_MODULE   := scripts/each-module.sh
 
 .PHONY: help
 help: ## Say what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: run
 run: ## Run the quick start, which needs nothing installed
@@ -21,6 +21,10 @@ run-rabbitmq: services-up ## Run the example on RabbitMQ and a database server
 .PHONY: run-matrix
 run-matrix: services-up ## Run one binary over every combination of databases and brokers
 	go run ./examples/matrix/all
+
+.PHONY: run-compensation
+run-compensation: ## Run the example of what becomes of messages that cannot be sent; needs nothing installed
+	go run ./examples/compensation
 
 .PHONY: test
 test: services-up vet ## Run every test, on real servers and with the race detector
