@@ -26,8 +26,8 @@ var errNoTopic = errors.New("middleware: the message's context names no topic: t
 // router.AddMiddleware(preset.Middleware). With [RetryDelayed] somebody must then consume the retry topics, with the same
 // handler and this middleware.
 func (p *Preset) Middleware(h message.HandlerFunc) message.HandlerFunc {
-	for i := len(p.inner) - 1; i >= 0; i-- {
-		h = p.inner[i](h)
+	for _, inner := range slices.Backward(p.inner) {
+		h = inner(h)
 	}
 	c := &consumer{Preset: p, handler: h}
 	if p.broken {
@@ -95,6 +95,15 @@ func (c *consumer) history(d *delivery, topic string) Failure {
 	}
 }
 
+type historyKey struct{}
+
+// HistoryOf returns what a handler may want to know of its message, from the message's context: how often it was tried and
+// failed before, since when, why the last time, and how often it was replayed. It is zero outside of a preset.
+func HistoryOf(ctx context.Context) Failure {
+	f, _ := ctx.Value(historyKey{}).(Failure)
+	return f
+}
+
 // awaitDue waits until a message of a retry topic is due. What would be held for too long goes to the end of its topic;
 // then waiting is true and this delivery is over.
 func (c *consumer) awaitDue(d *delivery, topic string) (waiting bool, err error) {
@@ -152,7 +161,7 @@ func (c *consumer) attempt(d *delivery) ([]*message.Message, error) {
 		return nil, err
 	}
 	d.msg.Metadata = maps.Clone(d.sent)
-	produced, err := timed(d.ctx, c.timeout, d.msg, c.handler)
+	produced, err := timed(context.WithValue(d.ctx, historyKey{}, d.failure), c.timeout, d.msg, c.handler)
 	switch {
 	case err == nil:
 		produced = d.own(produced)
@@ -254,6 +263,7 @@ func (c *consumer) attrs(d *delivery, more ...any) []any {
 func (c *consumer) publish(topic string, d *delivery) error {
 	again := message.NewMessage(d.id, d.payload)
 	again.Metadata = maps.Clone(d.sent)
+	delete(again.Metadata, rabbitDeliveries)
 	d.failure.write(again.Metadata)
 	again.Metadata[reliable.HeaderCopy] = nextCopy(d.metadata, c.group, d.failure.Handler).String()
 	if d.failure.Replays > 0 {

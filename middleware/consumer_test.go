@@ -26,7 +26,7 @@ func TestPoison_hasAllThatAReplayNeeds(t *testing.T) {
 		first := time.Now()
 		stop := r.consume(r.preset(middleware.RetryInPlace(2, time.Second)), failing)
 		defer stop()
-		r.send(reliable.Envelope{ID: "order-1", Key: "ada", Metadata: map[string]string{"tenant": "eu", "traceparent": "00-ab"}})
+		r.send(reliable.Envelope{ID: "order-1", Key: "ada", Metadata: map[string]string{"tenant": "eu", "traceparent": "00-ab", "x-delivery-count": "3"}})
 		pass(10 * time.Second)
 
 		held := r.in(poison)
@@ -37,6 +37,7 @@ func TestPoison_hasAllThatAReplayNeeds(t *testing.T) {
 		assert.Equal(t, "ada", got.Metadata[reliable.HeaderKey])
 		assert.Equal(t, "eu", got.Metadata["tenant"])
 		assert.Equal(t, "00-ab", got.Metadata["traceparent"])
+		assert.NotContains(t, got.Metadata, "x-delivery-count", "what the broker said of one delivery")
 		f, ok := middleware.FailureOf(got)
 		require.True(t, ok)
 		assert.Equal(t, middleware.Failure{

@@ -48,6 +48,26 @@ func TestDelayed_goesThroughTheRetryTopicsAndBlocksNothing(t *testing.T) {
 	})
 }
 
+func TestHistoryOf_tellsAHandlerWhatWasTriedBefore(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		var attempts, retries []int
+		stop := r.consume(r.preset(middleware.RetryInPlace(1, time.Second), middleware.RetryDelayed(time.Second)), func(msg *message.Message) error {
+			history := middleware.HistoryOf(msg.Context())
+			assert.Equal(t, 2, history.Replays)
+			attempts, retries = append(attempts, history.Attempts), append(retries, history.Retries)
+			return errBroken
+		})
+		defer stop()
+		msg := message.NewMessage("order-1", nil)
+		msg.Metadata = message.Metadata{reliable.HeaderReplays: "2"}
+		require.NoError(t, r.publisher.Publish(topic, msg))
+		pass(time.Minute)
+		assert.Equal(t, []int{0, 1, 2, 3}, attempts)
+		assert.Equal(t, []int{0, 0, 1, 1}, retries)
+		assert.Zero(t, middleware.HistoryOf(t.Context()))
+	})
+}
+
 func TestDelayed_isDoneAfterItsFirstSuccess(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		stop := r.consume(r.preset(middleware.RetryDelayed(time.Second, time.Minute)), func(*message.Message) error {

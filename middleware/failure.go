@@ -99,6 +99,10 @@ func (f *Failure) write(metadata message.Metadata) {
 	metadata[reliable.HeaderFailureTopic] = f.Topic
 }
 
+// rabbitDeliveries is what RabbitMQ's quorum queues add to a message that they deliver again. It is true of this delivery
+// only, and would be a lie on a copy.
+const rabbitDeliveries = "x-delivery-count"
+
 // without returns a copy of metadata without what travels for a consumer's sake: the message as it was sent.
 func without(metadata message.Metadata) message.Metadata {
 	kept := make(message.Metadata, len(metadata)+12)

@@ -303,6 +303,7 @@ func (r *replay) entry(ctx context.Context, msg *message.Message) error {
 func (r *replay) again(ctx context.Context, msg *message.Message, f Failure) (*message.Message, error) {
 	again := message.NewMessage(msg.UUID, slices.Clone(msg.Payload))
 	again.Metadata = without(msg.Metadata)
+	delete(again.Metadata, rabbitDeliveries)
 	if _, ours := msg.Metadata[reliable.HeaderFailureTopic]; !ours {
 		for _, name := range []string{watermillReason, watermillTopic, watermillHandler, watermillSubscriber} {
 			delete(again.Metadata, name)
@@ -333,6 +334,7 @@ func (r *replay) stay(ctx context.Context, msg *message.Message, f Failure, mark
 	if again.Metadata == nil {
 		again.Metadata = message.Metadata{}
 	}
+	delete(again.Metadata, rabbitDeliveries)
 	next := nextCopy(msg.Metadata, f.Group, f.Handler).String()
 	again.Metadata[reliable.HeaderCopy] = next
 	again.SetContext(ctx)

@@ -109,7 +109,8 @@ func TestWatermill_poisonQueuePublishesWhatAFailedHandlerProduced(t *testing.T) 
 
 func TestWatermill_poisonQueueWritesIntoTheMessageAndCutsNothing(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
-		h := r.watermillsPoison()(func(*message.Message) ([]*message.Message, error) { return nil, errors.New(strings.Repeat("x", 200_000)) })
+		long := errors.New(strings.Repeat("x", 200_000))
+		h := r.watermillsPoison()(func(*message.Message) ([]*message.Message, error) { return nil, long })
 		msg := message.NewMessage("order-1", nil)
 		_, err := h(msg)
 		require.NoError(t, err)

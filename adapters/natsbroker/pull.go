@@ -17,6 +17,11 @@ const (
 	heartbeat = 5 * time.Second
 	// lull is how long nothing must come, after a subscription has ended, until nothing more is taken to be on its way.
 	lull = 25 * time.Millisecond
+	// givenBackFor is how long what is given back at the end of a subscription stays away: longer than the lull, or it would
+	// be the answer to the same question again, and again.
+	givenBackFor = 4 * lull
+	// farewell is how long the server may take to forget an inbox.
+	farewell = time.Second
 )
 
 var (
@@ -89,18 +94,40 @@ func (p *puller) pull(limit int, done, again <-chan struct{}, take func(*nats.Ms
 	return got, nil
 }
 
-// close ends the inbox and gives back what has come to it and was not taken.
+// close ends the inbox and gives back what has come to it and was not taken. It waits until the server has answered that it
+// will send nothing more there: what a client gets for an inbox that it has forgotten is dropped, and counts as delivered
+// until the ack wait.
 func (p *puller) close() {
-	_ = p.sub.Unsubscribe() // it ends with the connection otherwise
+	gone := make(chan struct{})
+	p.sub.SetClosedHandler(func(string) { close(gone) })
+	timer := time.NewTimer(farewell)
+	defer timer.Stop()
+	if p.sub.Drain() != nil { // it ends with the connection otherwise
+		timer.Reset(0)
+	}
 	for {
 		select {
 		case msg := <-p.arrivals:
-			if !isStatus(msg) {
-				nak(p.nc, msg, 0)
-			}
+			p.giveBack(msg)
+			continue
+		case <-gone:
+		case <-timer.C:
+		}
+		break
+	}
+	for {
+		select {
+		case msg := <-p.arrivals:
+			p.giveBack(msg)
 		default:
 			return
 		}
+	}
+}
+
+func (p *puller) giveBack(msg *nats.Msg) {
+	if !isStatus(msg) {
+		nak(p.nc, msg, givenBackFor)
 	}
 }
 

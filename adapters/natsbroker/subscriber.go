@@ -116,8 +116,8 @@ func (s *subscriberSettings) validate(group string) error {
 
 // Subscriber is a Watermill subscriber with durable pull consumers: one for each topic and group, which the processes
 // of the group share. A message that is not acked comes again: after a delay when it was nacked, after the ack wait
-// when its process died, at once when its subscriber was closed (but after the ack wait, should it have been on its way
-// at just that moment). Subscriptions survive a restart of the server.
+// when its process died, within a moment when its subscription ended or its subscriber was closed. Subscriptions survive
+// a restart of the server.
 //
 // It is safe for concurrent use. It connects at the first Subscribe.
 type Subscriber struct {

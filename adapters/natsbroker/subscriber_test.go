@@ -241,3 +241,46 @@ func TestSubscriber_groupsAndTopicsHaveConsumersOfTheirOwn(t *testing.T) {
 	require.NoError(t, err)
 	assert.Equal(t, 8, stream.CachedInfo().State.Consumers)
 }
+
+// What a subscription holds when it ends must not be answered to its own question again: the server would take it for
+// delivered until the ack wait.
+func TestSubscribe_whatASubscriptionHeldComesToTheNextOneSoon(t *testing.T) {
+	server := startServer(t)
+	b := declared(t, newBroker(t, server))
+	publish(t, b, attempts("orders.created", 5))
+	receive(t, b, 5)
+	sub, err := b.Subscriber("billing", natsbroker.WithNackDelay(func(int) time.Duration { return 100 * time.Millisecond }))
+	require.NoError(t, err)
+	defer sub.Close()
+	for range 5 {
+		ctx, cancel := context.WithCancel(context.Background())
+		messages, err := sub.Subscribe(ctx, "orders.created")
+		require.NoError(t, err)
+		seen := make(map[string]bool)
+		first := <-messages
+		seen[first.UUID] = true
+		time.Sleep(50 * time.Millisecond) // until the others are held too
+		cancel()
+		first.Nack()
+		for range messages {
+		}
+
+		ctx, cancel = context.WithCancel(context.Background())
+		messages, err = sub.Subscribe(ctx, "orders.created")
+		require.NoError(t, err)
+		clear(seen)
+		timeout := time.After(5 * time.Second)
+		for len(seen) < 5 {
+			select {
+			case msg := <-messages:
+				seen[msg.UUID] = true
+				msg.Nack()
+			case <-timeout:
+				require.Len(t, seen, 5, "of five")
+			}
+		}
+		cancel()
+		for range messages {
+		}
+	}
+}

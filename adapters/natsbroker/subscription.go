@@ -195,7 +195,7 @@ func (sub *subscription) revive() {
 // leads to a redelivery.
 func (sub *subscription) deliver(msg *nats.Msg) {
 	if sub.ctx.Err() != nil {
-		nak(sub.nc, msg, 0)
+		nak(sub.nc, msg, givenBackFor)
 		return
 	}
 	wm := Unmarshal(msg.Header, msg.Data)
@@ -205,7 +205,7 @@ func (sub *subscription) deliver(msg *nats.Msg) {
 	select {
 	case sub.out <- wm:
 	case <-sub.ctx.Done():
-		nak(sub.nc, msg, 0)
+		nak(sub.nc, msg, givenBackFor)
 		return
 	}
 
@@ -225,7 +225,7 @@ func (sub *subscription) deliver(msg *nats.Msg) {
 			defer timer.Stop()
 			grace = timer.C
 		case <-grace:
-			nak(sub.nc, msg, 0)
+			nak(sub.nc, msg, givenBackFor)
 			return
 		}
 	}

@@ -1,0 +1,5 @@
+//go:build !services
+
+package retries
+
+func places() []place { return []place{embeddedNATS} }

@@ -1,0 +1,187 @@
+package retries
+
+import (
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/waybillmq/waybill/middleware"
+	"github.com/waybillmq/waybill/reliable"
+)
+
+var errBroken = errors.New("cannot bill")
+
+// failing fails for one message only.
+func failing(id string) message.NoPublishHandlerFunc {
+	return func(msg *message.Message) error {
+		if msg.UUID == id {
+			return errBroken
+		}
+		return nil
+	}
+}
+
+// watched is a publisher that notes whether the message on which a copy is made was acked before the copy was confirmed.
+type watched struct {
+	message.Publisher
+
+	mu       sync.Mutex
+	original *message.Message // the one with the handler
+	early    int
+	copies   int
+}
+
+func (w *watched) handle(h message.NoPublishHandlerFunc) message.NoPublishHandlerFunc {
+	return func(msg *message.Message) error {
+		err := h(msg)
+		if err != nil {
+			w.mu.Lock()
+			w.original = msg
+			w.mu.Unlock()
+		}
+		return err
+	}
+}
+
+func (w *watched) Publish(topic string, messages ...*message.Message) error {
+	err := w.Publisher.Publish(topic, messages...)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	w.copies++
+	select {
+	case <-w.original.Acked():
+		w.early++
+	default:
+	}
+	return nil
+}
+
+func TestPoisonMessage_blocksNothingAndEndsInThePoisonTopicBeforeItsOriginalIsAcked(t *testing.T) {
+	onEach(t, func(t *testing.T, r *rig) {
+		publisher := &watched{Publisher: r.publisher}
+		const delay = 5 * time.Second
+		preset := r.preset(publisher, middleware.RetryDelayed(delay, delay))
+		r.declare(append(preset.Topics(r.topic), r.topic)...)
+		dead := r.reader(r.poison(), operators)
+		r.consume(preset, publisher.handle(failing("order-bad")))
+		healthy := ids("order", 20)
+		r.send("ada", append([]string{"order-bad"}, healthy...)...) // one key, so one partition
+
+		r.await(healthy[len(healthy)-1], 1)
+		assert.Len(t, r.handled("order-bad"), 1, "the rest of its key has not waited for its retries")
+		got := dead.next()
+		assert.Equal(t, "order-bad", got.UUID)
+		assert.Equal(t, "2 teapots", string(got.Payload))
+		assert.Equal(t, "eu", got.Metadata["tenant"])
+		assert.Equal(t, "ada", got.Metadata[reliable.HeaderKey])
+		f, ok := middleware.FailureOf(got)
+		require.True(t, ok)
+		assert.Equal(t, r.topic, f.Topic)
+		assert.Equal(t, 3, f.Attempts)
+		assert.Equal(t, "cannot bill", f.Reason)
+		assert.GreaterOrEqual(t, f.Last.Sub(f.First), 2*delay)
+		assert.Len(t, r.handled("order-bad"), 3)
+		for _, id := range healthy {
+			assert.Len(t, r.handled(id), 1, id)
+		}
+		publisher.mu.Lock()
+		defer publisher.mu.Unlock()
+		assert.Equal(t, 3, publisher.copies, "two to retry topics, one to the poison topic")
+		assert.Zero(t, publisher.early, "acked before the broker has confirmed the copy")
+	})
+}
+
+func TestPoisonTopicMissing_messageIsRedeliveredUntilItIsThere(t *testing.T) {
+	onEach(t, func(t *testing.T, r *rig) {
+		preset := r.preset(r.publisher)
+		r.declare(r.topic)
+		began := time.Now()
+		r.consume(preset, failing("order-bad"))
+		r.send("ada", "order-bad", "order-good")
+		r.await("order-bad", 4)
+		assert.Greater(t, time.Since(began), 200*time.Millisecond, "there was a pause")
+
+		r.declare(r.poison())
+		dead := r.reader(r.poison(), operators)
+		assert.Equal(t, "order-bad", dead.next().UUID)
+		r.await("order-good", 1)
+		dead.none(2 * time.Second)
+	})
+}
+
+func TestRestart_retriesGoOnWhereTheyWere(t *testing.T) {
+	onEach(t, func(t *testing.T, r *rig) {
+		begin := func() {
+			preset := r.preset(r.publisher, middleware.RetryDelayed(5*time.Second))
+			r.declare(append(preset.Topics(r.topic), r.topic)...)
+			r.consume(preset, failing("order-bad"))
+		}
+		begin()
+		r.send("", "order-bad", "order-good")
+		r.await("order-good", 1)
+		r.await("order-bad", 1)
+		r.shut() // the copy is in the retry topic, with a consumer that waits for it to be due
+
+		r.open()
+		begin()
+		got := r.reader(r.poison(), operators).next()
+		f, _ := middleware.FailureOf(got)
+		assert.Equal(t, 2, f.Attempts, "the first one counts")
+		assert.Len(t, r.handled("order-bad"), 2, "and nothing was tried besides")
+	})
+}
+
+func TestReplay_bringsBackTheSameMessageAndLeavesTheOthers(t *testing.T) {
+	onEach(t, func(t *testing.T, r *rig) {
+		preset := r.preset(r.publisher)
+		r.declare(append(preset.Topics(r.topic), r.topic)...)
+		var mu sync.Mutex
+		repaired := false
+		r.consume(preset, func(*message.Message) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if !repaired {
+				return errBroken
+			}
+			return nil
+		})
+		all := ids("order", 5)
+		r.send("ada", all...)
+		r.await(all[4], 1)
+		mu.Lock()
+		repaired = true
+		mu.Unlock()
+
+		replay := func(opts ...middleware.ReplayOption) (middleware.Report, error) {
+			return middleware.Replay(within(t), r.subscriber(operators), r.publisher, r.poison(),
+				append(opts, middleware.ReplayIdle(5*time.Second))...)
+		}
+		report, err := replay(middleware.ReplayDryRunThrough())
+		require.NoError(t, err)
+		assert.Equal(t, middleware.Report{Entries: 5, Replayed: 5, Drained: true}, report)
+		assert.Len(t, r.handled(all[0]), 1, "a dry run sends nothing")
+
+		report, err = replay(middleware.ReplayIDs("order-01", "order-03"))
+		require.NoError(t, err)
+		assert.Equal(t, middleware.Report{Entries: 5, Replayed: 2, Kept: 3, Drained: true}, report)
+		r.await("order-01", 2)
+		r.await("order-03", 2)
+		assert.Equal(t, 1, r.handled("order-01")[1].replays)
+
+		report, err = replay()
+		require.NoError(t, err)
+		assert.Equal(t, middleware.Report{Entries: 3, Replayed: 3, Drained: true}, report)
+		for _, id := range all {
+			r.await(id, 2)
+			assert.Len(t, r.handled(id), 2)
+		}
+	})
+}
