@@ -30,10 +30,15 @@ type Record struct {
 	Attempt
 	Status Status
 	// DueIn is how long until the envelope may next be claimed; negative if it is overdue. Meaningful while Pending, and
-	// only if neither Waiting nor Held.
+	// only if neither Waiting nor Held; and while Failed, for compensation.
 	DueIn time.Duration
+	// LeasedBy is the worker whose attempt, or run of a compensation handler, has not been settled yet; empty if there is
+	// none. The lease ends after DueIn; it may have run out.
+	LeasedBy string
 	// Waiting is true while the envelope waits behind the head of its key.
 	Waiting bool
+	// Behind is, in what Lookup returns of an envelope that is Waiting, the head of its key.
+	Behind ID
 	// Held is true while the envelope waits behind the hold of its topic.
 	Held bool
 	// LateAck is true if the broker's ack came after compensation had begun, or after the envelope was discarded.

@@ -105,8 +105,15 @@ func (s *Store) recordOf(r *row, now time.Time) reliable.Record {
 		Held:    h != nil && r.in == h.waiting,
 		LateAck: r.lateAck,
 	}
-	if r.status == reliable.Pending && !record.Waiting && !record.Held {
+	switch {
+	case record.Waiting:
+		record.Behind = s.lanes[laneKey{r.env.Topic, r.env.Key}].head.env.ID
+	case record.Held || r.status.Final():
+	default:
 		record.DueIn = r.due.Sub(now)
+		if r.leased {
+			record.LeasedBy = r.worker
+		}
 	}
 	record.History = r.told(now)
 	return record

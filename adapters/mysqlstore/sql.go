@@ -178,6 +178,8 @@ LIMIT ?
 FOR UPDATE SKIP LOCKED`),
 		Heads: q(`
 SELECT lane FROM {head} WHERE lane IN ([[?]])`),
+		HeadOf: q(`
+SELECT lane, id FROM {head} WHERE lane IN ([[?]])`),
 		TryHeads: q(`
 SELECT lane FROM {head} FORCE INDEX (PRIMARY) WHERE lane IN ([[?]]) FOR UPDATE SKIP LOCKED`),
 		TryParked: q(`

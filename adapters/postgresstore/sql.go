@@ -210,6 +210,8 @@ LIMIT $2
 FOR UPDATE SKIP LOCKED`),
 		Heads: q(`
 SELECT lane FROM {head} WHERE lane = ANY ($1::bytea[])`),
+		HeadOf: q(`
+SELECT lane, id FROM {head} WHERE lane = ANY ($1::bytea[])`),
 		TryHeads: q(`
 SELECT lane FROM {head} WHERE lane = ANY ($1::bytea[]) FOR UPDATE SKIP LOCKED`),
 		TryParked: q(`

@@ -27,11 +27,12 @@ import (
 //	synchronous    full (default) or normal, see WithSynchronousNormal
 //	busy_timeout   see WithBusyTimeout; default 5s
 //	create         true (default) or false, which refuses a file that is not there: right for tools
+//	migrate        true (default) or false, which leaves the tables alone, see WithoutMigration: right for tools
 func Backend() backend.Kind[backend.Store] {
 	return backend.Kind[backend.Store]{
 		Schemes: []string{"sqlite"},
 		Example: "sqlite:/var/lib/shop/orders.db?table_prefix=waybill_&max_payload=16777216&synchronous=full&" +
-			"busy_timeout=5s&create=true",
+			"busy_timeout=5s&create=true&migrate=true",
 		Open: func(ctx context.Context, u *url.URL) (backend.Store, error) { return openURL(ctx, u) },
 		Schema: func(u *url.URL) (string, error) {
 			_, opts, _, err := parseURL(u)
@@ -105,6 +106,9 @@ func parseURL(u *url.URL) (path string, opts []Option, create bool, err error) {
 		opts = append(opts, WithBusyTimeout(d))
 	}
 	create = p.Bool("create", true)
+	if !p.Bool("migrate", true) {
+		opts = append(opts, WithoutMigration())
+	}
 	_, problems := configure(true, opts)
 	if err := errors.Join(p.Err(), problems); err != nil {
 		return "", nil, false, fmt.Errorf("sqlitestore: %w", err)

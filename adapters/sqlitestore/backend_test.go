@@ -45,3 +45,17 @@ func TestBackend_makesNoFileForATool(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 	assert.NoFileExists(t, path)
 }
+
+func TestBackend_leavesTheTablesAloneForATool(t *testing.T) {
+	stores, path := backend.Stores{sqlitestore.Backend()}, filepath.Join(t.TempDir(), "shop.db")
+	store, err := stores.Open(t.Context(), "sqlite:"+path+"?migrate=false")
+	require.NoError(t, err)
+	defer store.Close()
+	checker, ok := reliable.Ability[reliable.Checker](store)
+	require.True(t, ok)
+	require.ErrorIs(t, checker.Check(t.Context()), reliable.ErrSchema)
+	migrator, ok := reliable.Ability[backend.Migrator](store)
+	require.True(t, ok)
+	require.NoError(t, migrator.Migrate(t.Context()))
+	require.NoError(t, checker.Check(t.Context()))
+}

@@ -172,6 +172,8 @@ SELECT 1`),
 SELECT seq, lane, id, ready_at, {now} FROM {lane} WHERE fresh = 1 AND seq > ? ORDER BY seq LIMIT ?`),
 		Heads: q(`
 SELECT lane FROM {head} WHERE lane IN ([[?]])`),
+		HeadOf: q(`
+SELECT lane, id FROM {head} WHERE lane IN ([[?]])`),
 		TryHeads: q(`
 SELECT lane FROM {head} WHERE lane IN ([[?]])`),
 		TryParked: q(`

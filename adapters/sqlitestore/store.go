@@ -52,6 +52,7 @@ type options struct {
 	sqlstore.Config
 	synchronous string
 	busyTimeout time.Duration
+	asItIs      bool // Open leaves the tables alone
 	opening     bool // not only New
 }
 
@@ -114,6 +115,18 @@ func WithBusyTimeout(timeout time.Duration) Option {
 	}
 }
 
+// WithoutMigration has [Open] leave the tables as they are: whoever opened the store calls [Store.Check] or [Store.Migrate].
+// It is for programs that look into what belongs to others. The default is to bring them up to date.
+func WithoutMigration() Option {
+	return func(o *options) error {
+		o.asItIs = true
+		if !o.opening {
+			return reliable.Invalid("WithoutMigration", "is for Open; New leaves the tables alone anyway")
+		}
+		return nil
+	}
+}
+
 const defaultBusyTimeout = 5 * time.Second
 
 func configure(opening bool, opts []Option) (options, error) {
@@ -158,8 +171,8 @@ func newStore(db *sql.DB, o options) *Store {
 }
 
 // Open opens the database file at path, creates it if need be, sets it up (WAL, a busy timeout, BEGIN IMMEDIATE,
-// synchronous=FULL) and brings its tables up to date. Business transactions are begun on [Store.DB], or by the store.
-// [Store.Close] closes it.
+// synchronous=FULL) and, but for [WithoutMigration], brings its tables up to date. Business transactions are begun on
+// [Store.DB], or by the store. [Store.Close] closes it.
 func Open(ctx context.Context, path string, opts ...Option) (*Store, error) {
 	o, err := configure(true, opts)
 	if err != nil {
@@ -174,7 +187,14 @@ func Open(ctx context.Context, path string, opts ...Option) (*Store, error) {
 		return nil, fmt.Errorf("sqlitestore: open: %w", err)
 	}
 	s := newStore(db, o)
-	if err := s.Migrate(ctx); err != nil {
+	if o.asItIs {
+		if err = db.PingContext(ctx); err != nil { // what is no database is found at once
+			err = fmt.Errorf("sqlitestore: open: %w", err)
+		}
+	} else {
+		err = s.Migrate(ctx)
+	}
+	if err != nil {
 		_ = db.Close()
 		return nil, err
 	}

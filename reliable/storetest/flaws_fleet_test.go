@@ -75,6 +75,21 @@ var inspectFlaws = []flaw{
 	{"Lookup does not know who waits", func(b *broken) {
 		b.eachRecord(func(r *record) { r.Waiting = false })
 	}, by("Inspect_Lookup_tells_what_waits_behind_a_head")},
+	{"Lookup does not know behind whom", func(b *broken) {
+		b.eachRecord(func(r *record) { r.Behind = "" })
+	}, by("Inspect_Lookup_tells_what_waits_behind_a_head")},
+	{"Lookup does not know who has leased", func(b *broken) {
+		b.eachRecord(func(r *record) { r.LeasedBy = "" })
+	}, by("Inspect_Lookup_tells_when_an_envelope_is_due")},
+	{"Lookup forgets that a lease has ended", func(b *broken) {
+		last := make(map[reliable.ID]string)
+		b.eachRecord(func(r *record) {
+			if r.LeasedBy != "" {
+				last[r.ID] = r.LeasedBy
+			}
+			r.LeasedBy = last[r.ID]
+		})
+	}, by("Inspect_Lookup_tells_when_an_envelope_is_due")},
 	{"Lookup does not know what is parked", func(b *broken) {
 		b.eachRecord(func(r *record) { r.Held = false })
 	}, by("Inspect_Lookup_tells_what_is_parked")},

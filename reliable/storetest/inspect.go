@@ -131,8 +131,12 @@ func inspectDueIn(t *T) {
 	require.Negative(t, t.record("overdue").DueIn, "it could have been claimed")
 	require.Greater(t, t.record("delayed").DueIn, long-patience)
 	require.LessOrEqual(t, t.record("delayed").DueIn, long+grain)
-	t.one()
+	require.Empty(t, t.record("overdue").LeasedBy)
+	x := t.one()
 	require.Greater(t, t.record("overdue").DueIn, long-patience, "due at the end of its lease")
+	require.Equal(t, "storetest", t.record("overdue").LeasedBy)
+	t.settle(retry(x, long))
+	require.Empty(t, t.record("overdue").LeasedBy, "its lease has ended")
 }
 
 func inspectWaiting(t *T) {
@@ -140,9 +144,13 @@ func inspectWaiting(t *T) {
 	head := t.one()
 	require.False(t, t.record("head").Waiting)
 	require.True(t, t.record("follower").Waiting)
+	require.Equal(t, reliable.ID("head"), t.record("follower").Behind)
+	require.Empty(t, t.record("head").Behind)
+	require.Empty(t, t.record("follower").LeasedBy)
 	t.settle(ack(head))
 	require.Equal(t, reliable.ID("follower"), t.soon(1)[0].ID)
 	require.False(t, t.record("follower").Waiting)
+	require.Empty(t, t.record("follower").Behind)
 	require.False(t, t.record("head").Waiting)
 }
 

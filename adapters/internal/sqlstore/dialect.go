@@ -85,6 +85,8 @@ type Statements struct {
 	Fresh Statement
 	// Heads returns the lanes that have a head, without a lock: [lane]. TryHeads locks them, skipping what is locked.
 	Heads, TryHeads Statement
+	// HeadOf returns lane and id of heads, without a lock: [lane].
+	HeadOf Statement
 	// TryParked locks pending parked rows, skipping what is locked, and returns their ids: [id].
 	TryParked Statement
 	// LockHeads returns lane, seq, id: [lane].

@@ -3,6 +3,7 @@ package sqlstore
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -75,6 +76,9 @@ func (s *Store) Lookup(ctx context.Context, ids ...reliable.ID) ([]reliable.Reco
 				return err
 			}
 			some, err := s.records(ctx, c, rows)
+			if err == nil {
+				err = s.behind(ctx, c, some)
+			}
 			records = append(records, some...)
 			return err
 		})
@@ -83,6 +87,31 @@ func (s *Store) Lookup(ctx context.Context, ids ...reliable.ID) ([]reliable.Reco
 		return nil, s.fail("look up", err)
 	}
 	return records, nil
+}
+
+// behind says of each record that waits which one is the head of its key. A key whose rows nobody has looked at yet has no
+// head.
+func (s *Store) behind(ctx context.Context, c Conn, records []reliable.Record) error {
+	waiting := make(map[string][]*reliable.Record)
+	for i := range records {
+		if r := &records[i]; r.Waiting {
+			lane := string(laneOf(r.Topic, r.Key))
+			waiting[lane] = append(waiting[lane], r)
+		}
+	}
+	return inChunks(distinct(maps.Keys(waiting)), s.dialect.ListRows, func(lanes [][]byte) error {
+		return s.query(ctx, c, func(rows Rows) error {
+			var lane []byte
+			var id string
+			if err := rows.Scan(&lane, &id); err != nil {
+				return err
+			}
+			for _, r := range waiting[string(lane)] {
+				r.Behind = reliable.ID(id)
+			}
+			return nil
+		}, s.dialect.HeadOf, lanes)
+	})
 }
 
 // records turns rows into records, after reading their history.

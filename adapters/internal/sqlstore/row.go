@@ -104,8 +104,11 @@ func (r *row) record() (reliable.Record, error) {
 		Held:    r.held(),
 		LateAck: r.has(flagLateAck),
 	}
-	if r.status == reliable.Pending && !record.Waiting && !record.Held {
+	if !record.Waiting && !record.Held && !r.status.Final() {
 		record.DueIn = duration(r.due - r.now)
+		if r.leased() {
+			record.LeasedBy = r.worker
+		}
 	}
 	return record, nil
 }
