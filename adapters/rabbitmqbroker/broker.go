@@ -38,7 +38,7 @@ type Broker struct {
 	connect   chan struct{}  // capacity 1: somebody waits, connect now
 	closing   chan struct{}  // closed when Close begins
 	ended     chan struct{}  // closed when nothing can be added to answered any more
-	aloneSlot chan struct{}  // capacity 1: one attempt at a time goes alone
+	lone      lone           // for attempts that go alone
 	calls     sync.WaitGroup // of Publish and Ping
 	work      sync.WaitGroup // goroutines
 	closeOnce sync.Once
@@ -74,13 +74,13 @@ func NewFromURL(url string, opts ...Option) (*Broker, error) {
 
 func start(s settings) *Broker {
 	b := &Broker{
-		settings:  s,
-		changed:   make(chan struct{}),
-		arrived:   make(chan struct{}, 1),
-		connect:   make(chan struct{}, 1),
-		closing:   make(chan struct{}),
-		ended:     make(chan struct{}),
-		aloneSlot: make(chan struct{}, 1),
+		settings: s,
+		changed:  make(chan struct{}),
+		arrived:  make(chan struct{}, 1),
+		connect:  make(chan struct{}, 1),
+		closing:  make(chan struct{}),
+		ended:    make(chan struct{}),
+		lone:     lone{slot: make(chan struct{}, 1)},
 	}
 	b.life, b.endLife = context.WithCancel(context.Background())
 	return b
@@ -233,6 +233,7 @@ func (b *Broker) Close() error {
 		b.awaitFlights(patience)
 		b.endLife()
 		b.work.Wait()
+		b.dropLone()
 		close(b.ended)
 	})
 	<-b.ended

@@ -12,8 +12,9 @@
 // opened by itself, with jittered exponential backoff. Consumers have connections of their own, see [Subscriber].
 //
 // An error that closes the channel (an exchange that does not exist, a message that is too large) takes the neighbours with
-// it: they are Unknown, with [reliable.ErrConnectionLost]. An attempt with Alone set goes over a connection of its own, and
-// there the broker's close code decides: Returned for what is missing or forbidden, Rejected for what can never be sent.
+// it: they are Unknown, with [reliable.ErrConnectionLost]. An attempt with Alone set goes over a second connection, on which
+// one is in flight at a time, and there the broker's close code decides: Returned for what is missing or forbidden, Rejected
+// for what can never be sent.
 //
 // Topics become exchanges, routing keys and queues through the [amqp.Config] of watermill-amqp, and messages become what
 // its marshaler makes of them, so plain watermill-amqp publishers and subscribers interoperate with this package. The
