@@ -22,7 +22,7 @@ type meter struct {
 }
 
 // serverPrograms are the servers whose time is told.
-var serverPrograms = []string{"mariadbd", "postgres", "beam.smp"}
+var serverPrograms = []string{"mariadbd", "postgres", "beam.smp", "java"}
 
 func startMeter() meter {
 	m := meter{began: time.Now(), servers: make(map[string]time.Duration)}

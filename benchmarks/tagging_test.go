@@ -32,6 +32,7 @@ const (
 
 // broker is a publisher with its confirms, and a way to know what it has.
 type broker struct {
+	topic     string
 	publisher reliable.Publisher
 	confirms  reliable.ConfirmSource
 	stored    func() int // messages that it has
@@ -42,7 +43,7 @@ type broker struct {
 func instant(b *testing.B) broker {
 	b.Helper()
 	m := membroker.New(membroker.WithDiscard())
-	return broker{m, m, func() int { return m.Counts().Stored }, func() { require.NoError(b, m.Close()) }}
+	return broker{topic, m, m, func() int { return m.Counts().Stored }, func() { require.NoError(b, m.Close()) }}
 }
 
 // declareQuorum makes an empty quorum queue and returns a function that counts its messages.
@@ -70,7 +71,7 @@ func rabbit(b *testing.B, url string) broker {
 	r, err := rabbitmqbroker.NewFromURL(url, rabbitmqbroker.WithQuorumQueues(), rabbitmqbroker.WithWindow(window))
 	require.NoError(b, err)
 	require.NoError(b, r.Ping(context.Background()))
-	return broker{r, r, declareQuorum(b, url), func() { require.NoError(b, r.Close()) }}
+	return broker{topic, r, r, declareQuorum(b, url), func() { require.NoError(b, r.Close()) }}
 }
 
 // relaying runs an outbox while body works, and stops it.
@@ -138,7 +139,7 @@ func publishAll(b *testing.B, d database, db *sql.DB, store reliable.Store, to b
 		for g := range publishers {
 			wg.Go(func() {
 				for range n / publishers {
-					receipt, err := o.Publish(ctx, reliable.Envelope{Topic: topic, Payload: payload})
+					receipt, err := o.Publish(ctx, reliable.Envelope{Topic: to.topic, Payload: payload})
 					if err != nil {
 						b.Error(err)
 						return
@@ -221,7 +222,7 @@ func publishRaw(b *testing.B, to broker, n int) float64 {
 		batch := make([]reliable.Attempt, 0, 250)
 		for i := range n {
 			batch = append(batch, reliable.Attempt{Fence: 1, Envelope: reliable.Envelope{
-				ID: reliable.ID(fmt.Sprintf("raw-%032d", i)), Topic: topic, Payload: payload,
+				ID: reliable.ID(fmt.Sprintf("raw-%032d", i)), Topic: to.topic, Payload: payload,
 			}})
 			if len(batch) == cap(batch) || i == n-1 {
 				if _, err := to.publisher.Publish(ctx, batch); err != nil {
