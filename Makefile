@@ -26,6 +26,10 @@ run-matrix: services-up ## Run one binary over every combination of databases an
 run-compensation: ## Run the example of what becomes of messages that cannot be sent; needs nothing installed
 	go run ./examples/compensation
 
+.PHONY: run-poison
+run-poison: ## Run the example of a message that cannot be processed
+	go run ./examples/poison
+
 .PHONY: test
 test: services-up vet ## Run every test, on real servers and with the race detector
 	$(EACH_MODULE) go test -race -tags services -timeout 30m -p 2 -count 1 ./...
