@@ -50,7 +50,8 @@ func Backend() backend.Kind[backend.Broker] {
 		Schemes: []string{"amqp", "amqps"},
 		Example: "amqp://user:password@host:5672/vhost?topology=pubsub&groups=shipping,billing&queue_type=quorum&declare=usual&" +
 			"mandatory=true&window=1000&confirm_timeout=10s&blocked_timeout=20s&close_timeout=5s&max_message=16777216&" +
-			"prefetch=100&concurrency=1&nack_delay=100ms&drain_timeout=10s&heartbeat=10&connection_timeout=10000&cacertfile=/etc/ssl/mq.pem&certfile=/etc/ssl/own.pem&" +
+			"prefetch=100&concurrency=1&nack_delay=100ms&drain_timeout=10s&" +
+			"heartbeat=10&connection_timeout=10000&cacertfile=/etc/ssl/mq.pem&certfile=/etc/ssl/own.pem&" +
 			"keyfile=/etc/ssl/own.key&server_name_indication=mq.example.com",
 		Open: func(_ context.Context, u *url.URL) (backend.Broker, error) { return openURL(u) },
 	}

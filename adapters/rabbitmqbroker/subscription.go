@@ -161,26 +161,26 @@ func (sub *subscription) finish(f *feed) {
 }
 
 // pump hands messages over until the feed or the subscription is over. It reports whether there were any.
-func (sub *subscription) pump(f *feed) (any bool) {
+func (sub *subscription) pump(f *feed) (served bool) {
 	for {
 		select {
 		case sub.slots <- struct{}{}:
 		case <-sub.ctx.Done():
-			return any
-		case <-f.gone:
-			return any
+			return served
+		case _ = <-f.gone:
+			return served
 		}
 		select {
 		case d, open := <-f.deliveries:
 			if !open {
 				sub.release()
-				return any
+				return served
 			}
-			any = true
+			served = true
 			sub.deliver(f, d)
 		case <-sub.ctx.Done():
 			sub.release()
-			return any
+			return served
 		}
 	}
 }
@@ -211,7 +211,7 @@ func (sub *subscription) deliver(f *feed, d amqp.Delivery) {
 		return
 	case <-sub.ctx.Done():
 		_ = d.Nack(false, true) // or the end of the channel gives it back
-	case <-f.gone:
+	case _ = <-f.gone:
 	}
 	cancel()
 	sub.release()

@@ -63,7 +63,7 @@ func openURL(ctx context.Context, u *url.URL) (*opened, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := os.Stat(path); !create && err != nil {
+	if _, err := os.Stat(path); !create && err != nil { //nolint:gosec // who configures the program names its files
 		return nil, fmt.Errorf("sqlitestore: open: %w", err)
 	}
 	store, err := Open(ctx, path, opts...)

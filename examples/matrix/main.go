@@ -29,6 +29,7 @@ import (
 	"github.com/waybillmq/waybill/adapters/natsbroker/embedded"
 	"github.com/waybillmq/waybill/adapters/postgresstore"
 	"github.com/waybillmq/waybill/adapters/rabbitmqbroker"
+	"github.com/waybillmq/waybill/adapters/sqlbroker"
 	"github.com/waybillmq/waybill/adapters/sqlitestore"
 	"github.com/waybillmq/waybill/examples/internal/liar"
 	"github.com/waybillmq/waybill/examples/internal/orders"
@@ -39,7 +40,9 @@ import (
 // What this binary can run on. A program links the adapters that it lists.
 var (
 	stores  = backend.Stores{mysqlstore.Backend(), postgresstore.Backend(), sqlitestore.Backend()}
-	brokers = backend.Brokers{rabbitmqbroker.Backend(), kafkabroker.Backend(), natsbroker.Backend(), embedded.Backend()}
+	brokers = backend.Brokers{
+		rabbitmqbroker.Backend(), kafkabroker.Backend(), natsbroker.Backend(), embedded.Backend(), sqlbroker.Backend(),
+	}
 )
 
 func main() {

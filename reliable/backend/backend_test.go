@@ -114,8 +114,7 @@ func TestOpen_redactsWhatADriverSays(t *testing.T) {
 				for _, secret := range []string{"s3cret", "s3%63ret", "t0ken"} {
 					assert.NotContains(t, err.Error(), secret)
 				}
-				var told *url.Error
-				if errors.As(err, &told) {
+				if told, ok := errors.AsType[*url.Error](err); ok {
 					assert.NotContains(t, told.Error(), "cret", "the cause tells what the text does not")
 				}
 			}

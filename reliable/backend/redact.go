@@ -151,7 +151,7 @@ func (e *redactedError) As(target any) bool {
 		return false
 	}
 	found := reflect.ValueOf(target).Elem()
-	if err, ok := found.Interface().(error); ok && e.secrets.clean(err.Error()) != err.Error() {
+	if err, ok := reflect.TypeAssert[error](found); ok && e.secrets.clean(err.Error()) != err.Error() {
 		found.SetZero()
 		return false
 	}

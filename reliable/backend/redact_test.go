@@ -7,10 +7,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/waybillmq/waybill/adapters/kafkabroker"
 	"github.com/waybillmq/waybill/adapters/mysqlstore"
 	"github.com/waybillmq/waybill/adapters/natsbroker"
 	"github.com/waybillmq/waybill/adapters/postgresstore"
 	"github.com/waybillmq/waybill/adapters/rabbitmqbroker"
+	"github.com/waybillmq/waybill/adapters/sqlbroker"
 	"github.com/waybillmq/waybill/reliable/backend"
 )
 
@@ -24,7 +26,7 @@ func FuzzOpen_neverTellsAPassword(f *testing.F) {
 		}
 	}
 	stores := backend.Stores{mysqlstore.Backend(), postgresstore.Backend()}
-	brokers := backend.Brokers{rabbitmqbroker.Backend(), natsbroker.Backend()}
+	brokers := backend.Brokers{rabbitmqbroker.Backend(), kafkabroker.Backend(), natsbroker.Backend(), sqlbroker.Backend()}
 	ended, end := context.WithCancel(context.Background())
 	end()
 	const marker = "S3CR3T"
@@ -32,7 +34,7 @@ func FuzzOpen_neverTellsAPassword(f *testing.F) {
 		if strings.Contains(host+path+query, marker) {
 			t.Skip("the secret is in a place that is not secret")
 		}
-		for _, scheme := range []string{"mysql", "postgres", "amqp", "nats", "other"} {
+		for _, scheme := range []string{"mysql", "postgres", "amqp", "kafka", "nats", "other"} {
 			for _, password := range []string{before + marker + after, url.PathEscape(before + marker + after)} {
 				rawURL := scheme + "://shop:" + password + "@" + host + path + "?" + query
 				store, storeErr := stores.Open(ended, rawURL)

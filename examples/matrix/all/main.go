@@ -12,6 +12,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -59,7 +60,7 @@ func (m matrix) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	binary := filepath.Join(dir, "matrix")
 	build := exec.CommandContext(ctx, "go", "build", "-o", binary, "github.com/waybillmq/waybill/examples/matrix")
 	if output, err := build.CombinedOutput(); err != nil {

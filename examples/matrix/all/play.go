@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -144,8 +145,8 @@ func (*hall) try(f func()) (err error) {
 
 // end stops what was started, the last first.
 func (h *hall) end() error {
-	for i := len(h.cleanups) - 1; i >= 0; i-- {
-		h.cleanups[i]()
+	for _, what := range slices.Backward(h.cleanups) {
+		what()
 	}
 	return errors.Join(h.errors...)
 }

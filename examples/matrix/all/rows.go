@@ -29,13 +29,18 @@ type server interface {
 	Stop()
 }
 
-// rows are all combinations. Every server is made for its row, and ends with it.
+// rows are all combinations. Every server is made for its row, and ends with it; where the broker is a database, it is
+// another server than the store's.
 func rows() []row {
 	return []row{
 		{"RabbitMQ+MariaDB", on(mariaDB, rabbitMQ)},
 		{"RabbitMQ+PostgreSQL", on(postgreSQL, rabbitMQ)},
 		{"Kafka+MariaDB", on(mariaDB, kafka)},
 		{"Kafka+PostgreSQL", on(postgreSQL, kafka)},
+		{"MariaDB+MariaDB", on(mariaDB, mariaDB)},
+		{"MariaDB+PostgreSQL", on(postgreSQL, mariaDB)},
+		{"PostgreSQL+MariaDB", on(mariaDB, postgreSQL)},
+		{"PostgreSQL+PostgreSQL", on(postgreSQL, postgreSQL)},
 		{"NATS+SQLite", func(_ testservers.T, dir string) stage {
 			return stage{storeURL: "sqlite:" + filepath.Join(dir, "orders.db"), brokerURL: "nats-embedded:" + filepath.Join(dir, "nats")}
 		}},

@@ -17,7 +17,7 @@ type outcome struct {
 }
 
 // problem says what is wrong with a row; empty if nothing is.
-func (o outcome) problem() string {
+func (o *outcome) problem() string {
 	switch {
 	case o.err != nil:
 		return o.err.Error()
@@ -31,7 +31,7 @@ func (o outcome) problem() string {
 	return ""
 }
 
-func (o outcome) verdict() string {
+func (o *outcome) verdict() string {
 	if problem := o.problem(); problem != "" {
 		return "BROKEN: " + problem
 	}
@@ -46,7 +46,8 @@ func (t table) err() error {
 		return errors.New("there is no such row")
 	}
 	var problems []error
-	for _, o := range t {
+	for i := range t {
+		o := &t[i]
 		if problem := o.problem(); problem != "" {
 			problems = append(problems, fmt.Errorf("%s: %s", o.name, problem))
 		}
@@ -59,7 +60,8 @@ func (t table) String() string {
 	var out strings.Builder
 	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "broker+store\tsent\tconfirmed\tfailed\tdelivered\tduplicates\tlost\tmsg/s\t")
-	for _, o := range t {
+	for i := range t {
+		o := &t[i]
 		rate := 0.0
 		if o.counts["seconds"] > 0 {
 			rate = o.counts["delivered"] / o.counts["seconds"]
