@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/waybillmq/waybill/adapters/rabbitmqbroker"
+	"github.com/waybillmq/waybill/adapters/sqlbroker"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/strategies/tagging"
 )
@@ -50,6 +51,8 @@ type job struct {
 
 	Compensate bool // runs handlers, and places nothing
 	InTx       bool // their effect is in the transaction of the status
+
+	SQLBroker string // joinedBroker or apartBroker for a broker in Database, in place of RabbitMQ
 }
 
 // runAsChild does the job in the environment, if there is one, and does not return then.
@@ -77,8 +80,7 @@ func (j job) run(ctx context.Context) error {
 		return j.compensate(ctx, db, store)
 	}
 	logger := slog.New(slog.DiscardHandler)
-	broker, err := rabbitmqbroker.NewFromURL(j.AMQPURL, rabbitmqbroker.WithQuorumQueues(), rabbitmqbroker.WithLogger(logger),
-		rabbitmqbroker.WithConfirmTimeout(time.Second), rabbitmqbroker.WithBlockedTimeout(time.Second), rabbitmqbroker.WithoutDeclaring())
+	broker, err := j.connect(logger)
 	if err != nil {
 		return err
 	}
@@ -99,6 +101,7 @@ func (j job) run(ctx context.Context) error {
 	for !outboxRuns(outbox) {
 		time.Sleep(time.Millisecond)
 	}
+	fmt.Println("relays")
 	r := &rig{db: db, kind: j.Database.kind(), outbox: outbox, topic: queue}
 	for i := range j.Orders {
 		if err := r.place(ctx, fmt.Sprintf("%s-%d", j.Prefix, i)); err != nil {
@@ -107,6 +110,23 @@ func (j job) run(ctx context.Context) error {
 	}
 	fmt.Println("placed")
 	return <-relayed
+}
+
+// How a child's broker in its database works.
+const (
+	joinedBroker = "joined" // in the outbox's transactions
+	apartBroker  = "apart"  // in its own
+)
+
+func (j job) connect(logger *slog.Logger) (connection, error) {
+	switch j.SQLBroker {
+	case joinedBroker:
+		return j.Database.connectSQL(sqlbroker.WithConfirmTimeout(time.Second))
+	case apartBroker:
+		return j.Database.connectSQL(sqlbroker.WithConfirmTimeout(time.Second), sqlbroker.WithoutHandOver())
+	}
+	return rabbitmqbroker.NewFromURL(j.AMQPURL, rabbitmqbroker.WithQuorumQueues(), rabbitmqbroker.WithLogger(logger),
+		rabbitmqbroker.WithConfirmTimeout(time.Second), rabbitmqbroker.WithBlockedTimeout(time.Second), rabbitmqbroker.WithoutDeclaring())
 }
 
 // sweep makes single passes, one after the other, as a scheduler outside would.
