@@ -196,15 +196,13 @@ func (b *Broker) tryPing(ctx context.Context, client *kgo.Client) error {
 // untilClosing calls end when Close begins, or stop is called.
 func (b *Broker) untilClosing(end func()) (stop func()) {
 	stopped := make(chan struct{})
-	b.calls.Add(1)
-	go func() {
-		defer b.calls.Done()
+	b.calls.Go(func() {
 		select {
 		case <-b.closing:
 			end()
 		case <-stopped:
 		}
-	}()
+	})
 	return func() { close(stopped) }
 }
 

@@ -67,7 +67,7 @@ func awaitLeaders(ctx context.Context, client *kgo.Client, topics []string) erro
 	request := kmsg.NewPtrMetadataRequest()
 	for _, name := range topics {
 		topic := kmsg.NewMetadataRequestTopic()
-		topic.Topic = kmsg.StringPtr(name)
+		topic.Topic = new(name)
 		request.Topics = append(request.Topics, topic)
 	}
 	for failures := 0; ; failures++ {

@@ -225,7 +225,7 @@ func TestPublish_keepsTheOrderOfKeysWhileLeadersMove(t *testing.T) {
 			case <-stop:
 				return
 			case <-time.After(5 * time.Millisecond):
-				err = cluster.MoveTopicPartition("moving", int32(i%partitions), int32(i%3)) //nolint:gosec // small
+				err = cluster.MoveTopicPartition("moving", int32(i%partitions), int32(i%3))
 			}
 		}
 	}()

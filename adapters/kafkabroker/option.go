@@ -215,12 +215,11 @@ func (s *settings) check() error {
 // MaxConfirmWait is the longest time between an attempt's hand-over and its confirm: the confirm timeout, the last request
 // that was begun before it ended, and making the connection for that. A lease must be longer.
 func (s *settings) MaxConfirmWait() time.Duration {
-	handshakes := time.Duration(1)
+	steps := 4 // connecting, a handshake, the request there and back
 	if s.login != nil {
-		handshakes = 3
+		steps += 2
 	}
-	step := s.step()
-	return s.confirmTimeout + 2*step + step + handshakes*step + backoffMax + confirmMargin
+	return s.confirmTimeout + time.Duration(steps)*s.step() + backoffMax + confirmMargin
 }
 
 // step is how long one step of talking to a broker may take: connecting, a handshake, the broker's work on a request, and

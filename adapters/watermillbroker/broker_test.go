@@ -19,7 +19,10 @@ import (
 	"github.com/waybillmq/waybill/reliable"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// sarama's metrics keep one goroutine for as long as the process lives.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/rcrowley/go-metrics.(*meterArbiter).tick"))
+}
 
 // fake is a Watermill publisher whose calls do as handle says.
 type fake struct {

@@ -41,8 +41,8 @@ func TestKafka_livesThroughFaults(t *testing.T) {
 	produced := make(chan error, 1)
 	go func() { produced <- produce() }()
 	select {
-	case <-produced:
-		t.Fatal("a paused broker answered")
+	case err := <-produced:
+		t.Fatalf("a paused broker answered: %v", err)
 	case <-time.After(glance):
 	}
 	server.Resume()
