@@ -280,7 +280,7 @@ func drain(b *testing.B, d database, db *sql.DB, store reliable.Store, url strin
 		for i := range envs {
 			envs[i] = reliable.Envelope{ID: reliable.NewID(), Topic: topic, Payload: payload}
 		}
-		_, err := store.Enqueue(ctx, reliable.EnqueueRequest{}, envs...)
+		_, err := store.Enqueue(ctx, reliable.EnqueueRequest{Worker: "a-host/12345/0123456789ab"}, envs...)
 		require.NoError(b, err)
 	}
 	to := rabbit(b, url)

@@ -22,7 +22,7 @@ type Enqueuer interface {
 
 // EnqueueRequest says for whom envelopes are leased as they are stored; the zero value leases nothing.
 type EnqueueRequest struct {
-	// Worker names the process, for people who look at the table; at most 128 bytes.
+	// Worker names the process that stores, for people who look at the table; at most 128 bytes.
 	Worker string
 	// Lease is how long new envelopes belong to Worker, on the store's clock.
 	Lease time.Duration

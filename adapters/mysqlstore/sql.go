@@ -33,7 +33,7 @@ CREATE TABLE IF NOT EXISTS {outbox} (
   flags         SMALLINT UNSIGNED NOT NULL COMMENT '1 leased 2 maybe sent 4 late ack 8 compensating 16 history',
   deadline      BIGINT            NOT NULL COMMENT 'microseconds after stored_at, 0 = none',
   acked_by      BIGINT            NOT NULL DEFAULT 0 COMMENT 'the fence whose ack was recorded',
-  worker        VARBINARY(128)    NOT NULL COMMENT 'who leased it last',
+  worker        VARBINARY(128)    NOT NULL COMMENT 'who stored it, or leased it last',
   metadata      MEDIUMBLOB        NOT NULL COMMENT 'a JSON object of strings, empty = none',
   payload       LONGBLOB          NOT NULL,
   PRIMARY KEY (id),

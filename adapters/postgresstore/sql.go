@@ -35,7 +35,7 @@ CREATE TABLE IF NOT EXISTS {outbox} (
   flags         smallint NOT NULL,            -- 1 leased 2 maybe sent 4 late ack 8 compensating 16 history
   topic         text COLLATE "C" NOT NULL,
   okey          text COLLATE "C" NOT NULL,    -- ordering key, '' = unordered
-  worker        text     NOT NULL,            -- who leased it last
+  worker        text     NOT NULL,            -- who stored it, or leased it last
   metadata      text     NOT NULL,            -- a JSON object of strings, '' = none
   payload       bytea    NOT NULL
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 5000,

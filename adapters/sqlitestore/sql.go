@@ -33,7 +33,7 @@ CREATE TABLE IF NOT EXISTS {outbox} (
   flags         INTEGER NOT NULL,             -- 1 leased 2 maybe sent 4 late ack 8 compensating 16 history
   deadline      INTEGER NOT NULL,             -- microseconds after stored_at, 0 = none
   acked_by      INTEGER NOT NULL DEFAULT 0,   -- the fence whose ack was recorded
-  worker        TEXT    NOT NULL,             -- who leased it last
+  worker        TEXT    NOT NULL,             -- who stored it, or leased it last
   payload       BLOB    NOT NULL
 )`),
 			// What a claim, a probe, a release looks at: one range of it.

@@ -74,7 +74,7 @@ func (s *Sender) Send(ctx context.Context, tx any, envs ...reliable.Envelope) ([
 	if err != nil || len(prepared) == 0 {
 		return nil, err
 	}
-	if _, err := enqueuer.Enqueue(ctx, reliable.EnqueueRequest{}, prepared...); err != nil {
+	if _, err := enqueuer.Enqueue(ctx, reliable.EnqueueRequest{Worker: s.cfg.worker}, prepared...); err != nil {
 		return nil, notStored(err)
 	}
 	return idsOf(prepared), nil
@@ -112,7 +112,7 @@ func (s *Sender) Publisher(ctx context.Context, tx any) (message.Publisher, erro
 		if err != nil {
 			return err
 		}
-		_, err = enqueuer.Enqueue(ctx, reliable.EnqueueRequest{}, prepared...)
+		_, err = enqueuer.Enqueue(ctx, reliable.EnqueueRequest{Worker: s.cfg.worker}, prepared...)
 		return notStored(err)
 	}), nil
 }

@@ -428,11 +428,12 @@ func (b *batch) columns(indexes []int, now int64) []any {
 		}
 		sizes[row], deadlines[row] = int64(env.Size()), micros(env.Deadline)
 		stored[row] = now + int64(i-earliest) // the order given, whatever that of the rows
+		workers[row] = b.req.Worker           // whoever leases it has a name of about that length: a row that grows costs InnoDB twice
 		switch {
 		case env.Key != "":
 			dues[row] = Parked
 		case b.leases(env):
-			moves[row], dues[row], leases[row], workers[row] = 1, now+lease, 1, b.req.Worker
+			moves[row], dues[row], leases[row] = 1, now+lease, 1
 		default:
 			moves[row], dues[row] = 1, now+micros(env.Delay)
 		}
