@@ -38,6 +38,14 @@ func TestUsage_isRefusedBeforeAnythingIsOpened(t *testing.T) {
 		{"relay --broker amqp://h/v --log-format xml", "must be text or json"},
 		{"sweep --broker amqp://h/v --retention -1h", "--retention is -1h0m0s"},
 		{"sweep --broker carrier-pigeon://h", "possible are amqp, amqps"},
+		{"replay", "requires at least 1 arg"},
+		{"replay orders.poison --yes", "no broker is named"},
+		{"replay orders.poison --broker amqp://h/v", "nobody can be asked"},
+		{"replay orders.poison a --limit -1", "--limit is -1"},
+		{"replay orders.poison a --idle 0s", "--idle is 0s"},
+		{"replay orders.poison a --through", "--through is for --dry-run"},
+		{"replay orders.poison a --to orders.poison", "--to is the poison topic itself"},
+		{"replay orders.poison a --broker amqp://h/v?windw=1", `parameter "windw"`},
 		{"relay --broker amqp://h/v?windw=1", `parameter "windw"`},
 	} {
 		t.Run(c.args, func(t *testing.T) {

@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"testing"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/waybillmq/waybill/adapters/natsbroker/embedded"
+	"github.com/waybillmq/waybill/middleware"
+	"github.com/waybillmq/waybill/reliable"
+	"github.com/waybillmq/waybill/reliable/backend"
+)
+
+const deadOrders = "orders.poison"
+
+// poisoned starts a broker with the topic "orders" and a poison topic that holds order-1 to order-3, and returns its URL.
+func poisoned(t *testing.T) (address string, broker backend.Broker) {
+	t.Helper()
+	server, err := embedded.StartServer(t.Context(), t.TempDir(), embedded.WithListener(0))
+	require.NoError(t, err)
+	t.Cleanup(server.Stop)
+	broker, err = brokers().Open(t.Context(), server.URL())
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, broker.Close()) })
+	require.NoError(t, broker.Declare(t.Context(), "orders", deadOrders))
+	publisher := broker.Watermill()
+	defer publisher.Close()
+	for id, reason := range map[string]string{"order-1": "connection refused", "order-2": "no such\tcustomer", "order-3": "connection refused"} {
+		msg := message.NewMessage(id, []byte("the secret of "+id))
+		msg.Metadata = message.Metadata{
+			"customer": "metadata of " + id, reliable.HeaderFailureTopic: "orders", reliable.HeaderFailureGroup: "billing",
+			reliable.HeaderFailureAttempts: "4", reliable.HeaderFailureReason: reason, reliable.HeaderFailureLast: "2026-01-02T03:04:05Z",
+		}
+		require.NoError(t, publisher.Publish(deadOrders, msg))
+	}
+	return server.URL(), broker
+}
+
+func replayed(t *testing.T, address string, args ...string) ran {
+	t.Helper()
+	args = append([]string{"replay", deadOrders, "--idle", "2s"}, args...)
+	return finish(t, command(t, []string{"WAYBILL_BROKER=" + address}, args...))
+}
+
+func TestReplay_rehearsesThenReplaysOneThenAll(t *testing.T) {
+	address, broker := poisoned(t)
+	result := replayed(t, address, "--dry-run", "--through")
+	require.Zero(t, result.code, "%v", result)
+	assert.Contains(t, result.stdout, "would replay 3 messages; kept 0")
+	assert.Regexp(t, `order-1 +orders +billing +4 +0 +2026-01-02T03:04:05Z +replayed +connection refused`, result.stdout)
+	assert.NotContains(t, result.stdout+result.stderr, "secret")
+	assert.NotContains(t, result.stdout+result.stderr, "metadata of")
+
+	result = replayed(t, address, "order-2")
+	require.Zero(t, result.code, "%v", result)
+	assert.Contains(t, result.stdout, "replayed 1 message; kept 2")
+	result = replayed(t, address, "--reason", "disk full", "--yes")
+	assert.Equal(t, exitNothing, result.code, "%v", result)
+	result = replayed(t, address, "--from", "orders", "--failed-group", "billing", "--yes", "-o", "json")
+	require.Zero(t, result.code, "%v", result)
+	document := parsed[replayDocument](t, result)
+	assert.Equal(t, middleware.Report{Entries: 2, Replayed: 2, Drained: true}, document.Report)
+	require.Len(t, document.Messages, 2)
+	assert.Equal(t, "connection refused", document.Messages[0].Reason)
+	assert.Equal(t, middleware.Replayed, document.Messages[0].Result)
+
+	subscriber, err := broker.Subscribe("billing")
+	require.NoError(t, err)
+	defer subscriber.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	messages, err := subscriber.Subscribe(ctx, "orders")
+	require.NoError(t, err)
+	got := make(map[string]string)
+	for range 3 {
+		msg := <-messages
+		require.NotNil(t, msg)
+		got[msg.UUID] = string(msg.Payload) + ", " + msg.Metadata["customer"] + ", " + msg.Metadata[reliable.HeaderReplays]
+		msg.Ack()
+	}
+	assert.Equal(t, map[string]string{
+		"order-1": "the secret of order-1, metadata of order-1, 1", "order-2": "the secret of order-2, metadata of order-2, 1",
+		"order-3": "the secret of order-3, metadata of order-3, 1",
+	}, got)
+}
+
+func TestReplay_saysWhatItLeft(t *testing.T) {
+	address, _ := poisoned(t)
+	result := replayed(t, address, "--to", "nowhere", "--yes")
+	assert.Equal(t, exitPartly, result.code, "%v", result)
+	assert.Contains(t, result.stdout, "refused 3")
+	assert.Contains(t, result.stderr, "nowhere")
+	result = replayed(t, address, "--limit", "2", "--yes")
+	assert.Equal(t, exitPartly, result.code, "%v", result)
+	assert.Contains(t, result.stdout, "replayed 2 messages")
+	assert.Contains(t, result.stderr, "stopped at --limit 2")
+}
