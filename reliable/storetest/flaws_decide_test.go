@@ -19,6 +19,7 @@ var decideFlaws = []flaw{
 		"Decide_each_action_applies_to_its_statuses_only",
 		"Decide_one_that_occurs_twice_is_decided_once",
 		"Decide_of_two_operators_one_decides_each",
+		modelCheck,
 	)},
 	{"a discarded one cannot be requeued", func(b *broken) {
 		b.decide = func(ctx context.Context, d ruling) ([]verdict, error) {
@@ -111,7 +112,7 @@ var decideFlaws = []flaw{
 				}
 			}
 		})
-	}, by("Decide_each_decision_is_told_with_who,_why_and_when")},
+	}, by("Decide_each_decision_is_told_with_who,_why_and_when", modelCheck, crowdCheck)},
 	{"decisions come last in the history", func(b *broken) {
 		b.eachRecord(func(r *record) {
 			slices.SortStableFunc(r.History, func(x, y reliable.HistoryEntry) int {
@@ -202,6 +203,12 @@ var decideFlaws = []flaw{
 		}
 	}, by("Decide_bad_decisions_are_refused")},
 }
+
+// The checks that try everything at once.
+const (
+	modelCheck = "Decide_whatever_relays,_handlers_and_operators_do_in_whatever_order,_each_ends_in_a_state_it_may_end_in"
+	crowdCheck = "Decide_relays,_handlers_and_operators_at_once_contradict_nobody_and_leave_nothing_stuck"
+)
 
 // badReason undoes what sanitising did to a reason of a decision.
 func badReason(reason string) string {

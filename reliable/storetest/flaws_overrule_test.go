@@ -69,7 +69,7 @@ var overruleFlaws = []flaw{
 				s.Fence = r.Fence
 			}
 		})
-	}, by("Decide_what_is_requeued_obeys_nobody_of_before")},
+	}, by("Decide_what_is_requeued_obeys_nobody_of_before", modelCheck)},
 	{"a late ack of what was requeued is lost", func(b *broken) {
 		again := b.requeued()
 		b.insteadOfSettle(func(s settlement) (reliable.SettleResult, bool) {
@@ -77,6 +77,7 @@ var overruleFlaws = []flaw{
 			return reliable.Stale, again[s.ID] && s.To == reliable.Confirmed && s.Fence < r.Fence
 		})
 	}, by(
+		modelCheck,
 		"Decide_a_late_ack_of_a_requeued_one_confirms_it",
 		"Decide_a_late_ack_of_a_requeued_one_that_waits_confirms_it",
 	)},
@@ -95,6 +96,7 @@ var overruleFlaws = []flaw{
 	}, by(
 		"Decide_a_late_ack_of_a_discarded_one_is_recorded,_and_does_not_stand_in_its_way_later",
 		"Decide_a_late_ack_during_compensation_does_not_stand_in_its_way_after_a_requeue",
+		modelCheck,
 	)},
 	{"a handler at work is overruled", func(b *broken) {
 		b.afterDecide(func(d ruling, v *verdict) {
@@ -102,7 +104,7 @@ var overruleFlaws = []flaw{
 				v.Verdict, v.Status = reliable.Decided, statusAfter(d.Action)
 			}
 		})
-	}, by("Decide_one_that_a_handler_holds_is_busy")},
+	}, by("Decide_one_that_a_handler_holds_is_busy", modelCheck)},
 	{"who was a handler's is busy for ever", func(b *broken) {
 		held := make(map[reliable.ID]bool)
 		b.claimFailed = func(ctx context.Context, req claimRequest, topics []string) ([]record, error) {
@@ -121,6 +123,7 @@ var overruleFlaws = []flaw{
 	}, by(
 		"Decide_one_that_a_handler_holds_is_busy",
 		"Decide_one_whose_handler_is_gone_is_not_busy",
+		modelCheck,
 	)},
 	{"a key stops at what was discarded in front", func(b *broken) {
 		b.withoutKeys(func(d ruling, before record) bool {
@@ -158,7 +161,7 @@ var overruleFlaws = []flaw{
 			}
 			return all
 		})
-	}, by("Decide_one_whose_key_went_on_without_it_is_requeued_into_the_line")},
+	}, by("Decide_one_whose_key_went_on_without_it_is_requeued_into_the_line", modelCheck)},
 	{"requeued together they line up as they were named", func(b *broken) {
 		b.decide = func(ctx context.Context, d ruling) ([]verdict, error) {
 			var all []verdict

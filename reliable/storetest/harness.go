@@ -97,6 +97,8 @@ type Harness struct {
 	Sleep func(d time.Duration)
 	// Bubble runs a check; synctest.Test for a store on virtual time. nil calls it directly.
 	Bubble func(t *testing.T, check func(t *testing.T))
+
+	realClock bool // there is no Bubble
 }
 
 // Native is a transaction of the user's own library.
@@ -126,6 +128,7 @@ func (h Harness) withDefaults() Harness {
 		}
 	}
 	if h.Bubble == nil {
+		h.realClock = true
 		h.Bubble = func(t *testing.T, check func(t *testing.T)) { check(t) }
 	}
 	return h
@@ -206,7 +209,8 @@ func Checks() []Check {
 		{"Order", orderChecks}, {"Tx", transactionChecks}, {"Hold", holdChecks},
 		{"Hold", probeChecks}, {"Hold", unholdChecks}, {"Compensation", compensationChecks},
 		{"Compensation", insideChecks}, {"List", listChecks},
-		{"Decide", decideChecks}, {"Decide", overruleChecks},
+		{"Decide", decideChecks}, {"Decide", overruleChecks}, {"Decide", modelChecks},
+		{"Decide", crowdChecks},
 		{"Inspect", inspectChecks}, {"Purge", purgeChecks}, {"Fleet", fleetChecks},
 	} {
 		for _, check := range group.checks {
