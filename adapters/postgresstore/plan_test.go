@@ -5,6 +5,7 @@ package postgresstore
 import (
 	"context"
 	"fmt"
+	"math"
 	"regexp"
 	"strconv"
 	"strings"
@@ -112,6 +113,73 @@ func TestStatements_lookAtWhatTheyReturnAndNothingElse(t *testing.T) {
 		require.NotContains(t, plan, "Rows Removed by Filter", test.name)
 		require.LessOrEqual(t, pages, test.pages, "%s: pages looked at\n%s", test.name, plan)
 	}
+}
+
+// troubled adds to a crowded table many that failed, with a history each, some of another topic behind them, and many
+// that are over.
+func troubled(t *testing.T) *pgx.Conn {
+	t.Helper()
+	conn := crowded(t)
+	for _, statement := range []string{
+		`UPDATE waybill_outbox SET topic = 'pending only' WHERE status = 0`,
+		`INSERT INTO waybill_outbox (id, topic, okey, size, status, due, stored_at, fence, attempts, flags, deadline, worker,
+			metadata, payload) SELECT 'failed-' || seq, CASE WHEN seq > 19900 THEN 'rare' ELSE 'orders' END, '', 10, 2,
+			seq / 1000, seq, 1, 1, 16, 0, 'w', '', repeat('x', 100)::bytea FROM generate_series(1, 20000) AS seq`,
+		`INSERT INTO waybill_history SELECT 'failed-' || seq, 1, 0, 3, true, 2,
+			CASE WHEN seq > 19990 THEN 'no route' ELSE 'queue full' END, 'w', seq FROM generate_series(1, 20000) AS seq`,
+		`INSERT INTO waybill_outbox (id, topic, okey, size, status, due, stored_at, fence, attempts, flags, deadline, worker,
+			metadata, payload) SELECT 'over-' || seq, 'orders', '', 10, 3 + seq % 2, seq, seq, 1, 1, 0, 0, 'w', '',
+			repeat('x', 100)::bytea FROM generate_series(1, 20000) AS seq`,
+		"VACUUM ANALYZE",
+	} {
+		_, err := conn.Exec(context.Background(), statement)
+		require.NoError(t, err)
+	}
+	return conn
+}
+
+func TestList_looksAtAPageAndNotAtTheTable(t *testing.T) {
+	conn := troubled(t)
+	s := statements("waybill_")
+	first, held, someID := int64(math.MinInt64), sqlstore.HeldBase+1, "failed-7500"
+	ids := make([]string, 50)
+	for i := range ids {
+		ids[i] = fmt.Sprintf("failed-%d", 1+i*7)
+	}
+	for _, test := range []struct {
+		name      string
+		statement sqlstore.Statement
+		args      []any
+		index     string
+		pages     int
+	}{
+		{"pending", s.ListPending.After, []any{0, first, limit}, "waybill_outbox_pending", 60},
+		{"pending, far in", s.ListPending.Same, []any{0, held, 9000, 9000, "pending only", "pending only", "held-9000", limit}, "waybill_outbox_pending", 60},
+		{"confirmed", s.ListSettled.After, []any{1, int64(9000), limit}, "waybill_outbox_settled", 60},
+		// A thousand have one due, and are put in order.
+		{"failed", s.ListSettled.After, []any{2, first, limit}, "waybill_outbox_", 1200},
+		{"failed, far in", s.ListSettled.Same, []any{2, int64(7), 7500, 7500, "orders", "orders", someID, limit}, "waybill_outbox_", 1200},
+		{"failed of a rare topic", s.ListTopic.After, []any{2, "rare", first, limit}, "waybill_outbox_topics", 60},
+		{"failed of a topic, far in", s.ListTopic.Same, []any{2, "orders", int64(7), 7500, 7500, "orders", "orders", someID, limit}, "waybill_outbox_topics", 60},
+		{"discarded of a topic", s.ListTopic.After, []any{4, "orders", int64(9000), limit}, "waybill_outbox_topics", 60},
+		{"of a frequent topic of which none is there", s.ListTopic.After, []any{3, "pending only", first, limit}, "waybill_outbox_topics", 60},
+		{"reasons", s.HistorySays, []any{ids, "no route"}, "waybill_history_pkey", 50 * 8},
+		{"reasons of decisions", s.DecisionsSay, []any{ids, "no route"}, "", 50 * 8},
+		{"glance", s.Glance, []any{ids}, "waybill_outbox_pkey", 50 * 8},
+	} {
+		plan, pages := explained(t, conn, test.statement.Text(), test.args...)
+		require.Contains(t, plan, test.index, test.name)
+		require.NotContains(t, plan, "Seq Scan on waybill_outbox", test.name)
+		require.NotContains(t, plan, "Seq Scan on waybill_history", test.name)
+		require.LessOrEqual(t, pages, test.pages, "%s: pages looked at\n%s", test.name, plan)
+		t.Logf("%s: %d pages", test.name, pages)
+	}
+}
+
+func TestStats_countsWhatIsOverByItsIndex(t *testing.T) {
+	plan, _ := explained(t, troubled(t), statements("waybill_").Stats.Text())
+	require.Contains(t, plan, "Index Only Scan using waybill_outbox_topics", plan)
+	require.NotContains(t, plan, "Index Scan using waybill_outbox_settled", plan)
 }
 
 func TestClaim_isOneRangeInOrder(t *testing.T) {
