@@ -104,29 +104,30 @@ func TestList_isOneRangeOfItsIndexInOrder(t *testing.T) {
 		name      string
 		statement sqlstore.Statement
 		args      []any
-		access    string
 	}{
-		{"from the beginning", s.ListSettled.After, []any{int64(2), int64(math.MinInt64), int64(limit)}, "range"},
-		{"from a place on", s.ListSettled.After, []any{int64(2), int64(7), int64(limit)}, "range"},
-		{"among those of one due", s.ListSettled.Same, same, "range"},
+		{"from the beginning", s.ListSettled.After, []any{int64(2), int64(math.MinInt64), int64(limit)}},
+		{"from a place on", s.ListSettled.After, []any{int64(2), int64(7), int64(limit)}},
+		{"among those of one due", s.ListSettled.Same, same},
 	} {
-		result, err := db.QueryContext(t.Context(), "EXPLAIN "+test.statement.Text(), test.args...)
-		require.NoError(t, err)
-		plans := 0
-		for result.Next() {
-			var id, rows int
-			var kind, table, access, key, keyLen, extra string
-			var possible, ref sql.NullString
-			require.NoError(t, result.Scan(&id, &kind, &table, &access, &possible, &key, &keyLen, &ref, &rows, &extra))
-			require.Equal(t, test.access, access, test.name)
-			require.Equal(t, "by_due", key, test.name)
-			require.Contains(t, extra, "Using index", "%s: no row is read", test.name)
-			require.NotContains(t, extra, "filesort", test.name)
-			plans++
-		}
-		require.NoError(t, result.Err())
-		require.NoError(t, result.Close())
-		require.Equal(t, 1, plans, test.name)
+		t.Run(test.name, func(t *testing.T) {
+			result, err := db.QueryContext(t.Context(), "EXPLAIN "+test.statement.Text(), test.args...)
+			require.NoError(t, err)
+			defer result.Close()
+			plans := 0
+			for result.Next() {
+				var id, rows int
+				var kind, table, access, key, keyLen, extra string
+				var possible, ref sql.NullString
+				require.NoError(t, result.Scan(&id, &kind, &table, &access, &possible, &key, &keyLen, &ref, &rows, &extra))
+				require.Equal(t, "range", access)
+				require.Equal(t, "by_due", key)
+				require.Contains(t, extra, "Using index", "no row is read")
+				require.NotContains(t, extra, "filesort")
+				plans++
+			}
+			require.NoError(t, result.Err())
+			require.Equal(t, 1, plans)
+		})
 	}
 }
 

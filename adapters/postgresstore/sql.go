@@ -411,10 +411,10 @@ FROM {outbox}
 WHERE `
 	return sqlstore.Walk{
 		Topic: n == 2,
-		After: q(read + fixed + ` AND ` + due + fmt.Sprintf(` > %s
+		After: q(fmt.Sprintf(read+fixed+` AND `+due+` > %s
 ORDER BY `+due+`, stored_at, topic, id
 LIMIT %s`, p[:2]...)),
-		Same: q(read + fixed + ` AND ` + due + fmt.Sprintf(` = %s AND stored_at >= %s
+		Same: q(fmt.Sprintf(read+fixed+` AND `+due+` = %s AND stored_at >= %s
   AND (stored_at > %s OR topic > %s OR topic = %s AND id > %s)
 ORDER BY stored_at, topic, id
 LIMIT %s`, p...)),

@@ -2,7 +2,6 @@ package sqlitestore
 
 import (
 	"context"
-	"fmt"
 	"math"
 	"path/filepath"
 	"strings"
@@ -39,21 +38,27 @@ func TestList_isARangeOfItsIndexInOrder(t *testing.T) {
 		{"reasons of decisions", s.DecisionsSay, []any{"an id", "full"}, "waybill_decision USING PRIMARY KEY (id=?)"},
 		{"counts", s.Stats, nil, "USING COVERING INDEX waybill_outbox_topics (status>?)"},
 	} {
-		query := strings.ReplaceAll(test.statement.Text(), "[[?]]", "?")
-		rows, err := store.DB().QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+query, test.args...)
-		require.NoError(t, err, test.name)
-		var plan []string
-		for rows.Next() {
-			var id, parent, unused int
-			var detail string
-			require.NoError(t, rows.Scan(&id, &parent, &unused, &detail))
-			plan = append(plan, detail)
-		}
-		require.NoError(t, rows.Err())
-		require.NoError(t, rows.Close())
-		text := strings.Join(plan, "\n")
-		require.Contains(t, text, test.plan, test.name)
-		require.NotContains(t, text, "TEMP B-TREE FOR ORDER BY", "%s\n%s", test.name, text)
-		require.NotContains(t, text, "SCAN waybill_outbox\n", fmt.Sprintf("%s\n%s", test.name, text))
+		t.Run(test.name, func(t *testing.T) {
+			text := planOf(t, store, strings.ReplaceAll(test.statement.Text(), "[[?]]", "?"), test.args...)
+			require.Contains(t, text, test.plan)
+			require.NotContains(t, text, "TEMP B-TREE FOR ORDER BY")
+			require.NotContains(t, text, "SCAN waybill_outbox\n")
+		})
 	}
+}
+
+func planOf(t *testing.T, store *Store, query string, args ...any) string {
+	t.Helper()
+	rows, err := store.DB().QueryContext(t.Context(), "EXPLAIN QUERY PLAN "+query, args...)
+	require.NoError(t, err)
+	defer rows.Close()
+	var plan strings.Builder
+	for rows.Next() {
+		var id, parent, unused int
+		var detail string
+		require.NoError(t, rows.Scan(&id, &parent, &unused, &detail))
+		plan.WriteString(detail + "\n")
+	}
+	require.NoError(t, rows.Err())
+	return plan.String()
 }

@@ -44,7 +44,7 @@ func crowdAtOnce(t *T) {
 	t.put(c.envs...)
 	store := t.handles()
 	t.together(6, func(i int) error {
-		random := rand.New(rand.NewPCG(uint64(i), 0x63726f7764)) //nolint:gosec // no secret
+		random := rand.New(rand.NewPCG(uint64(i), 0x63726f7764))
 		for round := range crowdRounds {
 			var err error
 			switch i {
@@ -62,7 +62,7 @@ func crowdAtOnce(t *T) {
 		return nil
 	})
 	t.until("all ends", func() bool {
-		random := rand.New(rand.NewPCG(1, 1)) //nolint:gosec // no secret
+		random := rand.New(rand.NewPCG(1, 1))
 		for n := 1; n > 0; {
 			n = len(t.claimAll(c))
 		}

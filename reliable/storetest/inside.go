@@ -184,9 +184,9 @@ func insideFailed(t *T) {
 func insideEnded(t *T) {
 	t.failed(env("a"))
 	r := t.oneFailed()
-	committed, rolledBack := t.begin(), txn{}
+	committed := t.begin()
 	committed.commit(t)
-	rolledBack = t.begin()
+	rolledBack := t.begin()
 	rolledBack.rollback(t)
 	for name, tx := range map[string]txn{"committed": committed, "rolled back": rolledBack} {
 		_, err := tx.settler(t).SettleCompensation(t.Context(), compensation(r, true))

@@ -38,7 +38,7 @@ func modelInterleavings(t *T) {
 	if t.h.realClock {
 		runs = modelRunsReal
 	}
-	for seed := range uint64(runs) { //nolint:gosec // a small constant
+	for seed := range uint64(runs) {
 		newModel(t, seed+1).run()
 	}
 }
@@ -70,7 +70,7 @@ type modelled struct {
 
 func newModel(t *T, seed uint64) *model {
 	return &model{
-		T: t, seed: seed, random: rand.New(rand.NewPCG(seed, 0x6f70)), //nolint:gosec // no secret
+		T: t, seed: seed, random: rand.New(rand.NewPCG(seed, 0x6f70)),
 		topic: fmt.Sprintf("model %d", seed),
 	}
 }

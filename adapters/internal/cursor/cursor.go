@@ -53,7 +53,7 @@ func Decode(store string, f reliable.Filter, c reliable.Cursor) (Place, error) {
 	}
 	body = body[n:]
 	length, n := binary.Uvarint(body)
-	if n <= 0 || length > uint64(len(body)-n) {
+	if n <= 0 || length > uint64(len(body)-n) { //nolint:gosec // n is no more than what body has
 		return Place{}, invalid()
 	}
 	body = body[n:]

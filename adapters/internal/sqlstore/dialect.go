@@ -199,7 +199,7 @@ type Walk struct {
 	Topic bool
 	// After returns what is due after a place: status, topic, due, limit.
 	After Statement
-	// Same returns what has the due of a place and comes after it: status, topic, due, order, order, topic, topic, id,
+	// Same returns what has the due of a place and comes after it: status, topic, due, order (twice), topic (twice), id,
 	// limit.
 	Same Statement
 }

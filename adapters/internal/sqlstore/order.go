@@ -350,7 +350,7 @@ func (s *Store) follow(
 	return open, gone, s.mark(ctx, tx, heads)
 }
 
-// passedOverRows is how many rows of a lane are looked at at a time for those that were discarded while they waited.
+// passedOverRows is how many rows of a lane are looked at together for those that were discarded while they waited.
 const passedOverRows = 500
 
 // passedOver returns the rows at the front of lanes that have no pending envelope any more, some of them.
