@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -60,6 +61,7 @@ const (
 type app struct {
 	in       io.Reader
 	out, err io.Writer
+	outErr   error // why something could not be written to out
 
 	storeURL, brokerURL string
 	format              string
@@ -136,7 +138,7 @@ func (a *app) withStore(ctx context.Context, fn func(store backend.Store) error)
 // withOperator calls fn with what operates on the store.
 func (a *app) withOperator(ctx context.Context, fn func(operator *tagging.Operator) error) error {
 	return a.withStore(ctx, func(store backend.Store) error {
-		operator, err := tagging.NewOperator(store)
+		operator, err := tagging.NewOperator(withPatience(store, a.timeout))
 		if err != nil {
 			return err
 		}
@@ -156,7 +158,31 @@ func isTerminal(stream any) bool {
 	return ok && isatty.IsTerminal(file.Fd())
 }
 
+// say writes a part of the result. That it could not be written is found at the end.
+func (a *app) say(format string, args ...any) {
+	if _, err := fmt.Fprintf(a.out, format, args...); err != nil && a.outErr == nil {
+		a.outErr = err
+	}
+}
+
+// ask puts a question, and returns whether the answer is yes.
+func (a *app) ask(format string, args ...any) bool {
+	_, _ = fmt.Fprintf(a.err, format+" Type yes to go on: ", args...) // who does not see it will not type yes
+	answer, _ := bufio.NewReader(a.in).ReadString('\n')
+	return strings.TrimSpace(answer) == "yes"
+}
+
+// canAsk reports whether there is somebody to be asked.
+func (a *app) canAsk() bool { return isTerminal(a.in) && isTerminal(a.err) }
+
+// progress overwrites a line for the one who waits at a terminal.
+func (a *app) progress(format string, args ...any) {
+	if isTerminal(a.err) {
+		_, _ = fmt.Fprintf(a.err, "\r"+format, args...) // as note does
+	}
+}
+
 // note writes what is for people, beside the result.
 func (a *app) note(format string, args ...any) {
-	fmt.Fprintf(a.err, strings.TrimSuffix(format, "\n")+"\n", args...)
+	_, _ = fmt.Fprintf(a.err, strings.TrimSuffix(format, "\n")+"\n", args...) // there is nobody left to tell
 }

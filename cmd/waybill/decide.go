@@ -3,11 +3,11 @@ package main
 import (
 	"bufio"
 	"context"
-	"errors"
 	"fmt"
 	"iter"
 	"os"
 	"os/user"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -29,7 +29,6 @@ type decision struct {
 	limit         int
 	filter        reliable.Filter
 	ids           []reliable.ID
-	matched       int // of a filter, before deciding; -1 while it is not known
 	readFromInput bool
 }
 
@@ -50,7 +49,8 @@ func newRequeue(a *app) *cobra.Command {
 	d := &decision{
 		app: a, action: reliable.Requeue, statuses: []reliable.Status{reliable.Failed, reliable.Discarded},
 	}
-	return d.command("requeue", "Have failed or discarded messages sent again", `Makes failed or discarded messages pending and due at once, with their failure budget
+	return d.command("requeue", "Have failed or discarded messages sent again", `
+Makes failed or discarded messages pending and due at once, with their failure budget
 reset and their deadline lifted, as though they had just been stored. Repair what made
 them fail first: else they fail again. A message that may have been sent can reach its
 consumers twice, with the same ID.`,
@@ -61,7 +61,8 @@ consumers twice, with the same ID.`,
 
 func newCompensate(a *app) *cobra.Command {
 	d := &decision{app: a, action: reliable.Compensate, statuses: []reliable.Status{reliable.Failed}}
-	return d.command("compensate", "Record that failed messages were dealt with by other means", `Makes failed messages compensated: somebody has dealt with what they were about outside
+	return d.command("compensate", "Record that failed messages were dealt with by other means", `
+Makes failed messages compensated: somebody has dealt with what they were about outside
 of Waybill (refunded the order, told the customer). They are not sent, and what waits
 behind their keys goes on.`,
 		`  waybill compensate order-17 --why "refunded by hand, ticket 512"
@@ -71,7 +72,8 @@ behind their keys goes on.`,
 
 func newDiscard(a *app) *cobra.Command {
 	d := &decision{app: a, action: reliable.Discard, statuses: []reliable.Status{reliable.Failed, reliable.Pending}}
-	return d.command("discard", "Drop failed or pending messages", `Makes failed or pending messages discarded: they shall not be sent, and what waits
+	return d.command("discard", "Drop failed or pending messages", `
+Makes failed or pending messages discarded: they shall not be sent, and what waits
 behind their keys goes on. A pending one may be on its way to the broker at that
 moment: 'waybill explain' then says that its ack came too late. The row stays, and can
 be requeued, until its retention ends.`,
@@ -83,7 +85,7 @@ func (d *decision) command(name, short, long, example string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               name + " [ID...]",
 		Short:             short,
-		Long:              long + howToPick,
+		Long:              strings.TrimSpace(long) + howToPick,
 		Example:           example,
 		Args:              arguments(cobra.ArbitraryArgs),
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -188,12 +190,12 @@ func (d *decision) run(ctx context.Context, operator *tagging.Operator) error {
 			break
 		}
 		tally.add(batch)
-		if tally.seen > progressAfter && isTerminal(d.app.err) {
-			fmt.Fprintf(d.app.err, "\r%d decided", tally.Decided)
+		if tally.seen > progressAfter {
+			d.app.progress("%d decided", tally.Decided)
 		}
 	}
-	if tally.seen > progressAfter && isTerminal(d.app.err) {
-		fmt.Fprintln(d.app.err)
+	if tally.seen > progressAfter {
+		d.app.progress("\n")
 	}
 	return tally.report(failed)
 }
@@ -206,7 +208,7 @@ func (d *decision) confirm(ctx context.Context, operator *tagging.Operator) erro
 	if d.yes {
 		return nil
 	}
-	asks := isTerminal(d.app.in) && isTerminal(d.app.err) && !d.readFromInput
+	asks := d.app.canAsk() && !d.readFromInput
 	count, what := len(d.ids), "messages"
 	if d.ids == nil {
 		enough := 2 // to know that nobody can be asked
@@ -226,10 +228,8 @@ func (d *decision) confirm(ctx context.Context, operator *tagging.Operator) erro
 		return usagef("this would %v more than one of the %s, and nobody can be asked: look with --dry-run, then pass --yes",
 			d.action, what)
 	}
-	fmt.Fprintf(d.app.err, "%v %d %s? Type yes to go on: ", d.action, count, what)
-	answer, err := bufio.NewReader(d.app.in).ReadString('\n')
-	if strings.TrimSpace(answer) != "yes" {
-		return errors.Join(usagef("not confirmed; nothing was changed"), err)
+	if !d.app.ask("%v %d %s?", d.action, count, what) {
+		return usagef("not confirmed; nothing was changed")
 	}
 	return nil
 }
@@ -306,14 +306,7 @@ type rehearsal struct {
 	Messages    []recordDocument `json:"messages"` // the first of them
 }
 
-func (d *decision) fits(status reliable.Status) bool {
-	for _, fitting := range d.statuses {
-		if status == fitting {
-			return true
-		}
-	}
-	return false
-}
+func (d *decision) fits(status reliable.Status) bool { return slices.Contains(d.statuses, status) }
 
 func (d *decision) showRehearsal(r rehearsal, rows [][]string) error {
 	if d.app.format == formatJSON {
@@ -322,17 +315,15 @@ func (d *decision) showRehearsal(r rehearsal, rows [][]string) error {
 		}
 	} else {
 		if len(rows) > 0 {
-			if err := table(d.app.out, recordHeader(), rows); err != nil {
-				return err
-			}
-			fmt.Fprintln(d.app.out)
+			d.app.table(recordHeader(), rows)
+			d.app.say("\n")
 		}
 		if more := r.Matched + r.WrongStatus - len(rows); more > 0 {
-			fmt.Fprintf(d.app.out, "and %d more\n", more)
+			d.app.say("and %d more\n", more)
 		}
-		fmt.Fprintf(d.app.out, "would %s %s; nothing was changed\n", r.Action, plural(r.Matched, "message"))
+		d.app.say("would %s %s; nothing was changed\n", r.Action, plural(r.Matched, "message"))
 		if r.NotFound+r.WrongStatus > 0 {
-			fmt.Fprintf(d.app.out, "not found: %d, wrong status: %d\n", r.NotFound, r.WrongStatus)
+			d.app.say("not found: %d, wrong status: %d\n", r.NotFound, r.WrongStatus)
 		}
 	}
 	if r.Matched == 0 && r.WrongStatus == 0 {

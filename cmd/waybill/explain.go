@@ -51,9 +51,7 @@ func (a *app) explain(ctx context.Context, operator *tagging.Operator, ids []str
 	documents := []lifeDocument{}
 	var missing []string
 	for i, id := range ids {
-		call, cancel := a.bounded(ctx)
-		life, err := operator.Explain(call, reliable.ID(id))
-		cancel()
+		life, err := operator.Explain(ctx, reliable.ID(id))
 		switch {
 		case err != nil:
 			return err
@@ -63,11 +61,9 @@ func (a *app) explain(ctx context.Context, operator *tagging.Operator, ids []str
 			documents = append(documents, lifeOf(life, show))
 		default:
 			if i > 0 {
-				fmt.Fprintln(a.out)
+				a.say("\n")
 			}
-			if err := a.tell(life, show); err != nil {
-				return err
-			}
+			a.tell(life, show)
 		}
 	}
 	if a.format == formatJSON {
@@ -83,10 +79,10 @@ func (a *app) explain(ctx context.Context, operator *tagging.Operator, ids []str
 }
 
 // tell writes a life for a person.
-func (a *app) tell(life *tagging.Life, show shown) error {
+func (a *app) tell(life *tagging.Life, show shown) {
 	r := &life.Record
 	fact := func(name, format string, args ...any) {
-		fmt.Fprintf(a.out, "%-11s %s\n", name, line(fmt.Sprintf(format, args...)))
+		a.say("%-11s %s\n", name, line(fmt.Sprintf(format, args...)))
 	}
 	fact("message", "%s", string(r.ID))
 	fact("topic", "%s", r.Topic)
@@ -110,20 +106,17 @@ func (a *app) tell(life *tagging.Life, show shown) error {
 		fact("payload", "%s (--payload shows it)", size(len(r.Payload)))
 	}
 	if show.payload {
-		fmt.Fprintf(a.out, "\n%s\n", printable(r.Payload))
+		a.say("\n%s\n", printable(r.Payload))
 	}
 
-	fmt.Fprintln(a.out)
 	rows := make([][]string, 0, len(life.Events)+1)
 	for _, event := range life.Events {
 		rows = append(rows, []string{span(event.Ago) + " ago", event.What, event.By, event.Why})
 	}
 	rows = append(rows, []string{"now", string(life.Next.State), r.LeasedBy, ""})
-	if err := table(a.out, []string{"WHEN", "WHAT", "BY", "WHY"}, rows); err != nil {
-		return err
-	}
-	_, err := fmt.Fprintf(a.out, "\nnext: %s%s\n%s", when(life.Next.In), line(life.Next.What), advice(life))
-	return err
+	a.say("\n")
+	a.table([]string{"WHEN", "WHAT", "BY", "WHY"}, rows)
+	a.say("\nnext: %s%s\n%s", when(life.Next.In), line(life.Next.What), advice(life))
 }
 
 func lateAck(r *reliable.Record) string {
@@ -154,6 +147,8 @@ func maybeSent(r *reliable.Record) string {
 	switch {
 	case r.Status == reliable.Confirmed || r.LateAck:
 		return "yes, the broker acked it"
+	case r.Status == reliable.Pending && r.LeasedBy != "":
+		return "perhaps just now: an attempt is under way"
 	case r.MayHaveBeenSent:
 		return "yes: an answer was lost or a lease ran out, so the broker may have a copy"
 	}

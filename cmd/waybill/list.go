@@ -63,11 +63,9 @@ func (a *app) page(
 ) (reliable.Page, error) {
 	page := reliable.Page{Next: after}
 	for {
-		call, cancel := a.bounded(ctx)
-		part, err := operator.List(call, reliable.ListRequest{
+		part, err := operator.List(ctx, reliable.ListRequest{
 			Filter: by, After: page.Next, Limit: min(limit-len(page.Records), reliable.MaxPage),
 		})
-		cancel()
 		if err != nil {
 			return page, err
 		}
@@ -90,9 +88,7 @@ func (a *app) showPage(page reliable.Page) error {
 	for i := range page.Records {
 		rows[i] = rowOf(&page.Records[i])
 	}
-	if err := table(a.out, recordHeader(), rows); err != nil {
-		return err
-	}
+	a.table(recordHeader(), rows)
 	if page.Next != "" {
 		a.note("there is more: add --after %s", page.Next)
 	}

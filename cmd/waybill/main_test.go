@@ -48,12 +48,12 @@ type place struct {
 	url func(t *testing.T) string
 }
 
-// places are the stores that every test of a command runs on. Those on servers are added where those are needed.
-var places = []place{{"sqlite", func(t *testing.T) string {
+// places are the stores that every test of a command runs on.
+var places = append([]place{{"sqlite", func(t *testing.T) string {
 	path := filepath.Join(t.TempDir(), "shop.db")
 	require.NoError(t, os.WriteFile(path, nil, 0o600)) // an empty file is an empty database
 	return "sqlite:" + path
-}}}
+}}}, servers...)
 
 // everywhere runs a test on each store.
 func everywhere(t *testing.T, test func(t *testing.T, url string)) {

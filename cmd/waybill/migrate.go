@@ -3,7 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net/url"
 
 	"github.com/spf13/cobra"
@@ -50,12 +49,12 @@ func (a *app) reportSchema(r schemaReport) error {
 	case !r.Usable:
 		text = r.Problem
 	}
-	_, err := fmt.Fprintf(a.out, "%s: %s\n", r.Store, text)
-	return err
+	a.say("%s: %s\n", r.Store, text)
+	return nil
 }
 
 func newMigrateApply(a *app) *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{ //nolint:gosec // the URL of the example is made up
 		Use:   "apply",
 		Short: "Create the tables, or bring them up to date",
 		Long: `Creates the tables or brings them up to date; does nothing if they are. Several
@@ -90,6 +89,7 @@ may take a while: 'waybill migrate print' shows what it does.`,
 			return a.reportSchema(schemaReport{Store: backend.Redact(address), Usable: true, Changed: before != nil})
 		},
 	}
+	return cmd
 }
 
 // making has a SQLite file made if it is not there; on anything else it changes nothing.
@@ -128,8 +128,8 @@ scheme and its table_prefix count. The script can be run again.`,
 			if a.format == formatJSON {
 				return a.json(map[string]string{"schema": schema})
 			}
-			_, err = io.WriteString(a.out, schema)
-			return err
+			a.say("%s", schema)
+			return nil
 		},
 	}
 }

@@ -17,24 +17,28 @@ const (
 
 // json writes v as one JSON document.
 func (a *app) json(v any) error {
-	encoder := json.NewEncoder(a.out)
+	var text strings.Builder
+	encoder := json.NewEncoder(&text)
 	encoder.SetEscapeHTML(false)
 	encoder.SetIndent("", "  ")
-	return encoder.Encode(v)
+	err := encoder.Encode(v)
+	a.say("%s", text.String())
+	return err
 }
 
 // table writes rows below a header. Cells are made fit for one line.
-func table(out io.Writer, header []string, rows [][]string) error {
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, strings.Join(header, "\t"))
-	for _, row := range rows {
+func (a *app) table(header []string, rows [][]string) {
+	var text strings.Builder
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	for _, row := range append([][]string{header}, rows...) {
 		cells := make([]string, len(row))
 		for i, cell := range row {
 			cells[i] = line(cell)
 		}
-		fmt.Fprintln(w, strings.Join(cells, "\t"))
+		_, _ = io.WriteString(w, strings.Join(cells, "\t")+"\n") // a Builder takes everything
 	}
-	return w.Flush()
+	_ = w.Flush()
+	a.say("%s", text.String())
 }
 
 // line makes text that came from elsewhere fit for one line of a terminal: what would move its cursor or change its colours

@@ -1,11 +1,9 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -96,13 +94,11 @@ func (p *purging) confirm() error {
 	if p.yes {
 		return nil
 	}
-	if !isTerminal(p.app.in) || !isTerminal(p.app.err) {
+	if !p.app.canAsk() {
 		return usagef("this deletes messages, and nobody can be asked: look with --dry-run, then pass --yes")
 	}
-	fmt.Fprintf(p.app.err, "delete %s messages that were settled more than %s ago? Type yes to go on: ", p.status, span(p.olderThan))
-	answer, err := bufio.NewReader(p.app.in).ReadString('\n')
-	if strings.TrimSpace(answer) != "yes" {
-		return errors.Join(usagef("not confirmed; nothing was deleted"), err)
+	if !p.app.ask("delete %s messages that were settled more than %s ago?", p.status, span(p.olderThan)) {
+		return usagef("not confirmed; nothing was deleted")
 	}
 	return nil
 }
@@ -149,7 +145,7 @@ func (p *purging) purge(ctx context.Context, purger reliable.Purger, status reli
 }
 
 func (p *purging) rehearse(ctx context.Context, store reliable.Store, status reliable.Status) error {
-	operator, err := tagging.NewOperator(store)
+	operator, err := tagging.NewOperator(withPatience(store, p.app.timeout))
 	if err != nil {
 		return err
 	}
@@ -172,9 +168,9 @@ func (p *purging) show(d purgeDocument) error {
 		return p.app.json(d)
 	}
 	if d.DryRun {
-		_, err := fmt.Fprintf(p.app.out, "would delete at most %s; nothing was deleted\n", plural(d.AtMost, d.Status+" message"))
-		return err
+		p.app.say("would delete at most %s; nothing was deleted\n", plural(d.AtMost, d.Status+" message"))
+		return nil
 	}
-	_, err := fmt.Fprintf(p.app.out, "deleted %s\n", plural(d.Deleted, d.Status+" message"))
-	return err
+	p.app.say("deleted %s\n", plural(d.Deleted, d.Status+" message"))
+	return nil
 }

@@ -124,7 +124,7 @@ func (r *relaying) with(ctx context.Context, hooks tagging.Hooks, fn func(outbox
 
 func newRelay(a *app) *cobra.Command {
 	r := &relaying{app: a}
-	cmd := &cobra.Command{
+	cmd := &cobra.Command{ //nolint:gosec // the URLs of the example are made up
 		Use:   "relay",
 		Short: "Relay from a store to a broker until told to stop",
 		Long: `Moves messages from a store to a broker, records the broker's answers, looks after

@@ -1,13 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -123,13 +120,11 @@ func (r *replaying) confirm() error {
 	if r.yes || r.dryRun || len(r.ids) == 1 {
 		return nil
 	}
-	if !isTerminal(r.app.in) || !isTerminal(r.app.err) {
+	if !r.app.canAsk() {
 		return usagef("this sends messages again, and nobody can be asked: look with --dry-run, then pass --yes")
 	}
-	fmt.Fprintf(r.app.err, "replay what matches in %q? Type yes to go on: ", r.topic)
-	answer, err := bufio.NewReader(r.app.in).ReadString('\n')
-	if strings.TrimSpace(answer) != "yes" {
-		return errors.Join(usagef("not confirmed; nothing was replayed"), err)
+	if !r.app.ask("replay what matches in %q?", r.topic) {
+		return usagef("not confirmed; nothing was replayed")
 	}
 	return nil
 }
@@ -215,16 +210,14 @@ func (r *replaying) show(document replayDocument) error {
 			}
 		}
 		header := []string{"ID", "FROM", "GROUP", "ATTEMPTS", "REPLAYS", "FAILED", "RESULT", "REASON"}
-		if err := table(r.app.out, header, rows); err != nil {
-			return err
-		}
-		fmt.Fprintln(r.app.out)
+		r.app.table(header, rows)
+		r.app.say("\n")
 	}
 	verb := "replayed"
 	if document.DryRun {
 		verb = "would replay"
 	}
-	fmt.Fprintf(r.app.out, "%s %s; kept %d, came back %d, without origin %d, refused %d\n", verb, plural(document.Replayed, "message"),
+	r.app.say("%s %s; kept %d, came back %d, without origin %d, refused %d\n", verb, plural(document.Replayed, "message"),
 		document.Kept, document.CameBack, document.Homeless, document.Refused)
 	return nil
 }

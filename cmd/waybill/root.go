@@ -26,6 +26,9 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	root := newRoot(a)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
+	if err == nil && a.outErr != nil {
+		err = fmt.Errorf("write the result: %w", a.outErr)
+	}
 	code := codeOf(ctx, err)
 	if err != nil && err.Error() != "" {
 		a.note("waybill: %v%s", err, remedy(ctx, err))

@@ -13,12 +13,7 @@ import (
 	"github.com/waybillmq/waybill/internal/testenv"
 )
 
-func init() {
-	places = append(places,
-		place{"mariadb", mariadb},
-		place{"postgres", func(t *testing.T) string { return testenv.Postgres(t) }},
-	)
-}
+var servers = []place{{"mariadb", mariadb}, {"postgres", func(t *testing.T) string { return testenv.Postgres(t) }}}
 
 // mariadb makes a database and returns its URL.
 func mariadb(t *testing.T) string {
@@ -28,7 +23,7 @@ func mariadb(t *testing.T) string {
 }
 
 func TestWrongPassword_isSaidWithoutIt(t *testing.T) {
-	for _, p := range places[1:] {
+	for _, p := range servers {
 		t.Run(p.name, func(t *testing.T) {
 			u, err := url.Parse(p.url(t))
 			require.NoError(t, err)
@@ -44,7 +39,7 @@ func TestWrongPassword_isSaidWithoutIt(t *testing.T) {
 }
 
 func TestDatabase_thatDoesNotExistIsSaid(t *testing.T) {
-	for _, p := range places[1:] {
+	for _, p := range servers {
 		t.Run(p.name, func(t *testing.T) {
 			u, err := url.Parse(p.url(t))
 			require.NoError(t, err)
@@ -58,7 +53,7 @@ func TestDatabase_thatDoesNotExistIsSaid(t *testing.T) {
 }
 
 func TestRelay_onServers(t *testing.T) {
-	for _, p := range places[1:] {
+	for _, p := range servers {
 		t.Run(p.name, func(t *testing.T) {
 			relaysAndStops(t, p.url(t), testenv.RabbitMQ(t)+"?topology=queue")
 		})

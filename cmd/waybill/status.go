@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -119,27 +119,26 @@ func (s *survey) watch(ctx context.Context, interval time.Duration) error {
 	var before *look
 	for first := true; ; first = false {
 		now, err := s.look(ctx)
+		if ctx.Err() != nil {
+			return nil //nolint:nilerr // whatever an interrupted look says
+		}
 		switch {
-		case ctx.Err() != nil:
-			return nil
 		case err != nil && first:
 			return err
 		case err != nil:
 			s.app.note("waybill: %v; trying again in %v", err, interval)
 		default:
 			if isTerminal(s.app.out) {
-				_, _ = io.WriteString(s.app.out, clearScreen)
+				s.app.say(clearScreen)
 			} else if !first && s.app.format == formatTable {
-				fmt.Fprintln(s.app.out)
+				s.app.say("\n")
 			}
 			if err := s.show(now, before); err != nil {
 				return err
 			}
 			before = now
 		}
-		if sleep(ctx, interval) != nil {
-			return nil
-		}
+		_ = sleep(ctx, interval) // the next look finds that ctx has ended
 	}
 }
 
@@ -183,7 +182,7 @@ func (l *look) withGone(before *look) []reliable.TopicStats {
 	}
 	for i := range before.topics {
 		if topic := before.topics[i].Topic; !there[topic] {
-			topics = append(topics[:len(topics):len(topics)], reliable.TopicStats{Topic: topic})
+			topics = append(slices.Clip(topics), reliable.TopicStats{Topic: topic})
 		}
 	}
 	return topics
@@ -198,8 +197,9 @@ func (s *survey) show(now, before *look) error {
 	}
 	topics := now.withGone(before)
 	if len(topics) == 0 {
-		_, err := fmt.Fprintf(s.app.out, "%s\n\nnothing is pending, and nothing has failed\n", s.address)
-		return err
+		s.app.say("%s\n\nnothing is pending, and nothing has failed\n", s.address)
+		s.showHolds(now)
+		return nil
 	}
 	header := []string{"TOPIC", "PENDING", "OLDEST", "FAILED", "OLDEST", "COMPENSATED", "DISCARDED"}
 	if before != nil {
@@ -235,16 +235,15 @@ func (s *survey) show(now, before *look) error {
 	if len(topics) > 1 {
 		row("(all)", &sum, all)
 	}
-	fmt.Fprintf(s.app.out, "%s\n\n", s.address)
-	if err := table(s.app.out, header, rows); err != nil {
-		return err
-	}
-	return s.showHolds(now)
+	s.app.say("%s\n\n", s.address)
+	s.app.table(header, rows)
+	s.showHolds(now)
+	return nil
 }
 
-func (s *survey) showHolds(now *look) error {
+func (s *survey) showHolds(now *look) {
 	if len(now.holds) == 0 {
-		return nil
+		return
 	}
 	rows := make([][]string, len(now.holds))
 	for i, h := range now.holds {
@@ -254,8 +253,8 @@ func (s *survey) showHolds(now *look) error {
 		}
 		rows[i] = []string{h.Topic, fmt.Sprint(h.Refusals), span(h.HeldFor), next}
 	}
-	fmt.Fprintln(s.app.out)
-	return table(s.app.out, []string{"HELD TOPIC", "REFUSALS", "HELD FOR", "NEXT PROBE"}, rows)
+	s.app.say("\n")
+	s.app.table([]string{"HELD TOPIC", "REFUSALS", "HELD FOR", "NEXT PROBE"}, rows)
 }
 
 type statusDocument struct {

@@ -58,7 +58,7 @@ func (a *app) showSweep(report tagging.Report) error {
 	if a.format == formatJSON {
 		return a.json(d)
 	}
-	_, err := fmt.Fprintf(a.out, "claimed %d: confirmed %d, failed %d, to be tried again %d, given back unsent %d\n",
+	a.say("claimed %d: confirmed %d, failed %d, to be tried again %d, given back unsent %d\n",
 		d.Claimed, d.Confirmed, d.Failed, d.Retried, d.GivenBack)
-	return err
+	return nil
 }

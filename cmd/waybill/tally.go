@@ -80,23 +80,21 @@ func (t *tally) report(failed error) error {
 }
 
 func (t *tally) write() error {
-	out := t.decision.app.out
-	if t.decision.app.format == formatJSON {
-		return t.decision.app.json(t)
+	app := t.decision.app
+	if app.format == formatJSON {
+		return app.json(t)
 	}
 	if len(t.Undecided) > 0 {
 		rows := make([][]string, len(t.Undecided))
 		for i, u := range t.Undecided {
 			rows[i] = []string{u.ID, u.Verdict, u.Status}
 		}
-		if err := table(out, []string{"ID", "NOT DECIDED", "STATUS"}, rows); err != nil {
-			return err
-		}
+		app.table([]string{"ID", "NOT DECIDED", "STATUS"}, rows)
 		if more := t.seen - t.Decided - len(t.Undecided); more > 0 {
-			fmt.Fprintf(out, "and %d more\n", more)
+			app.say("and %d more\n", more)
 		}
-		fmt.Fprintln(out)
+		app.say("\n")
 	}
-	_, err := fmt.Fprintf(out, "%s: %s decided by %s\n", t.Action, plural(t.Decided, "message"), line(t.Who))
-	return err
+	app.say("%s: %s decided by %s\n", t.Action, plural(t.Decided, "message"), line(t.Who))
+	return nil
 }
