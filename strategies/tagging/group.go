@@ -80,8 +80,9 @@ type group struct {
 	writers int
 	usual   int           // calls in the last statement
 	took    time.Duration // how long it took
+	wanted  int           // how many waiting calls are worth waking a writer for; 0 is any
 
-	arrived chan struct{} // capacity 1: a call was added
+	arrived chan struct{} // capacity 1: as many calls as are wanted wait
 }
 
 func newGroup(s *Sender) *group { return &group{s: s, arrived: make(chan struct{}, 1)} }
@@ -90,9 +91,11 @@ func (g *group) add(call *groupCall) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.waiting = append(g.waiting, call)
-	select {
-	case g.arrived <- struct{}{}:
-	default:
+	if len(g.waiting) >= g.wanted {
+		select {
+		case g.arrived <- struct{}{}:
+		default:
+		}
 	}
 	if g.writers < g.s.cfg.groupWriters {
 		g.writers++
@@ -144,19 +147,27 @@ func (g *group) gather() {
 	}
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
-	for {
-		g.mu.Lock()
-		n := len(g.waiting)
-		g.mu.Unlock()
-		if n >= usual {
-			return
-		}
+	for g.wants(usual) {
 		select {
 		case <-g.arrived:
 		case <-timer.C:
+			g.wants(0)
 			return
 		}
 	}
+}
+
+// wants reports whether fewer than n calls wait, and has the caller woken when n do. Of two writers that gather the one
+// that leaves first has the other woken by each call again.
+func (g *group) wants(n int) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.waiting) >= n {
+		g.wanted = 0
+		return false
+	}
+	g.wanted = n
+	return true
 }
 
 // next takes as many calls as one statement may hold. Calls with and without places in memory go into one statement only
@@ -208,13 +219,16 @@ func (g *group) store(calls []*groupCall) {
 		}
 		return
 	}
-	g.finish(calls, err)
+	if err != nil {
+		g.finish(calls, err)
+	}
 	if wake {
 		g.s.alarm.ring()
 	}
 }
 
-// enqueue writes calls in one statement, hands over what was leased, and reports whether the rest needs a wake-up.
+// enqueue writes calls in one statement, ends them unless it fails, hands over what was leased, and reports whether the
+// rest needs a wake-up.
 func (g *group) enqueue(calls []*groupCall) (wake bool, err error) {
 	rows, size := 0, 0
 	for _, call := range calls {
@@ -244,11 +258,13 @@ func (g *group) enqueue(calls []*groupCall) (wake bool, err error) {
 		}
 	}
 	attempts, all := leased(stored)
-	if calls[0].reserved {
+	reserved := calls[0].reserved
+	for _, call := range calls {
+		call.reserved = false
+	}
+	g.finish(calls, nil) // first: they come back with their next messages while these are handed over
+	if reserved {
 		g.s.relay.Submit(attempts, leasedAt, rows, size)
-		for _, call := range calls {
-			call.reserved = false
-		}
 	}
 	return !all, nil
 }

@@ -187,6 +187,7 @@ func notStored(err error) error {
 // leased collects the attempts that an Enqueue leased to this process.
 func leased(stored []reliable.Stored) (attempts []reliable.Attempt, all bool) {
 	all = true
+	attempts = make([]reliable.Attempt, 0, len(stored))
 	for i := range stored {
 		switch {
 		case stored[i].Leased:
