@@ -2,8 +2,12 @@ package main
 
 import (
 	"bufio"
+	"bytes"
+	"context"
 	"encoding/json"
+	"math/rand/v2"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -90,4 +94,19 @@ func TestStatus_watchGoesOnUntilInterrupted(t *testing.T) {
 	for looks.Decode(new(statusDocument)) == nil { // what was on its way
 	}
 	require.NoError(t, cmd.Wait(), "an interrupt is how watching ends")
+}
+
+// A signal may come at any moment, so this one comes at some.
+func TestInterrupt_isSaidByTheExitCode(t *testing.T) {
+	url := places[0].url(t)
+	migrated(t, url)
+	for range 20 {
+		ctx, interrupt := context.WithCancel(t.Context())
+		time.AfterFunc(rand.N(20*time.Millisecond), interrupt)
+		var out, errOut bytes.Buffer
+		code := run(ctx, []string{"status", "--rate", "1h", "--store", url}, strings.NewReader(""), &out, &errOut)
+		assert.Equal(t, exitInterrupted, code, "%s", errOut.String())
+		assert.Contains(t, errOut.String(), "interrupted")
+		assert.Empty(t, out.String())
+	}
 }
