@@ -156,6 +156,12 @@ func TestNames_areThoseOfTheTablesAndLogs(t *testing.T) {
 		reliable.Rejected: "rejected", reliable.Outcome(9): "invalid",
 		reliable.Applied: "applied", reliable.Late: "late", reliable.Stale: "stale", reliable.Repeated: "repeated",
 		reliable.Overtaken: "overtaken", reliable.SettleResult(9): "invalid",
+		reliable.Requeue: "requeue", reliable.Compensate: "compensate", reliable.Discard: "discard",
+		reliable.Action(0): "invalid", reliable.Action(9): "invalid",
+		reliable.Decided: "decided", reliable.NotFound: "not found", reliable.WrongStatus: "wrong status",
+		reliable.Busy: "busy", reliable.Verdict(9): "invalid",
+		reliable.AttemptEnded: "attempt", reliable.GivenUp: "given up", reliable.CompensationFailed: "compensation",
+		reliable.OperatorDecided: "decision", reliable.HistoryKind(9): "invalid",
 	} {
 		assert.Equal(t, want, value.String())
 	}
@@ -167,6 +173,48 @@ func TestNames_areThoseOfTheTablesAndLogs(t *testing.T) {
 	assert.EqualValues(t, 2, reliable.Failed)
 	assert.EqualValues(t, 3, reliable.Compensated)
 	assert.EqualValues(t, 4, reliable.Discarded)
+}
+
+func TestAction_appliesToTheStatusesItIsFor(t *testing.T) {
+	for action, want := range map[reliable.Action][]reliable.Status{
+		reliable.Requeue:    {reliable.Failed, reliable.Discarded},
+		reliable.Compensate: {reliable.Failed},
+		reliable.Discard:    {reliable.Pending, reliable.Failed},
+		reliable.Action(0):  nil,
+		reliable.Action(9):  nil,
+	} {
+		var applies []reliable.Status
+		for status := reliable.Pending; status <= reliable.Discarded+1; status++ {
+			if action.AppliesTo(status) {
+				applies = append(applies, status)
+			}
+		}
+		assert.Equal(t, want, applies, "%v", action)
+	}
+}
+
+func TestDecision_saysWhoAndWhy(t *testing.T) {
+	good := reliable.Decision{Action: reliable.Requeue, Who: "ann", Why: "the route is repaired", IDs: make([]reliable.ID, reliable.MaxDecisions)}
+	require.NoError(t, good.Check())
+	for _, spoil := range []func(d *reliable.Decision){
+		func(d *reliable.Decision) { d.Action = 0 }, func(d *reliable.Decision) { d.Action = reliable.Discard + 1 },
+		func(d *reliable.Decision) { d.Who = " " }, func(d *reliable.Decision) { d.Why = "" },
+		func(d *reliable.Decision) { d.IDs = append(d.IDs, "one more") },
+	} {
+		bad := good
+		spoil(&bad)
+		require.ErrorIs(t, bad.Check(), reliable.ErrInvalid)
+	}
+}
+
+func TestListRequest_isBounded(t *testing.T) {
+	require.NoError(t, (&reliable.ListRequest{Limit: reliable.MaxPage}).Check())
+	for _, bad := range []reliable.ListRequest{
+		{}, {Limit: reliable.MaxPage + 1}, {Limit: 1, Filter: reliable.Filter{Status: reliable.Discarded + 1}},
+		{Limit: 1, Filter: reliable.Filter{OlderThan: -1}},
+	} {
+		require.ErrorIs(t, bad.Check(), reliable.ErrInvalid)
+	}
 }
 
 type holdsNothing struct{ reliable.Checker }

@@ -32,6 +32,7 @@ type crowd struct {
 
 func crowdAtOnce(t *T) {
 	const count = 60
+	t = t.within(crowdRounds * hanging / 10)
 	c := &crowd{
 		T: t, envs: numbered(count), confirmed: make(map[reliable.ID]int), done: make(map[reliable.ID]int),
 		decided: make(map[reliable.ID]map[string]reliable.Action),

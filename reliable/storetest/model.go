@@ -31,7 +31,7 @@ func modelInterleavings(t *T) {
 	if text := os.Getenv(SeedVariable); text != "" {
 		seed, err := strconv.ParseUint(text, 10, 64)
 		require.NoError(t, err, SeedVariable)
-		newModel(t, seed).run()
+		newModel(t.within(hanging), seed).run()
 		return
 	}
 	runs := modelRunsVirtual
@@ -39,7 +39,7 @@ func modelInterleavings(t *T) {
 		runs = modelRunsReal
 	}
 	for seed := range uint64(runs) {
-		newModel(t, seed+1).run()
+		newModel(t.within(hanging), seed+1).run()
 	}
 }
 

@@ -38,6 +38,16 @@ type T struct {
 // Context ends, in time to say where, when a check hangs.
 func (t *T) Context() context.Context { return t.ctx }
 
+// within is t with a time of its own until it hangs.
+func (t *T) within(d time.Duration) *T {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.TB.Context(), d)
+	t.Cleanup(cancel)
+	other := *t
+	other.ctx = ctx
+	return &other
+}
+
 // pass lets time pass on the store's clock.
 func (t *T) pass(d time.Duration) { t.h.Sleep(d) }
 
