@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -19,6 +20,7 @@ func newList(a *app) *cobra.Command {
 	var picked filter
 	var limit int
 	var after string
+	var reasons bool
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List messages by status, topic, age and reason",
@@ -26,12 +28,13 @@ func newList(a *app) *cobra.Command {
 store's own order, a page at a time. A page that is not the last one says how to go
 on: --after takes the cursor of the page before. A message that is worked on
 meanwhile may be listed again, or by the next walk only. Payloads and metadata are
-never shown here; 'waybill explain' tells the history and the reasons.
+never shown here; --reasons shows the newest reason of each, and 'waybill explain' the
+whole history.
 
 A filter that matches little makes many small calls, not a long one: it may take a
 while, and can be interrupted at any time.`,
 		Example: `  waybill list
-  waybill list --topic orders.placed --reason "no queue" --limit 20
+  waybill list --topic orders.placed --reason "no queue" --limit 20 --reasons
   waybill list --status pending --older-than 1h -o json`,
 		Args: arguments(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -47,12 +50,19 @@ while, and can be interrupted at any time.`,
 				if err != nil {
 					return err
 				}
-				return a.showPage(page)
+				var last map[reliable.ID]string
+				if reasons {
+					if last, err = lastReasons(cmd.Context(), operator, page.Records); err != nil {
+						return err
+					}
+				}
+				return a.showPage(page, last)
 			})
 		},
 	}
 	picked.add(a, cmd, everyStatus()...)
 	cmd.Flags().IntVar(&limit, "limit", 100, "how many messages to list at most")
+	cmd.Flags().BoolVar(&reasons, "reasons", false, "show the newest reason of each as well, which takes a look at each message")
 	cmd.Flags().StringVar(&after, "after", "", "the cursor at which the page before ended")
 	return cmd
 }
@@ -76,19 +86,52 @@ func (a *app) page(
 	}
 }
 
-func (a *app) showPage(page reliable.Page) error {
+// lastReasons returns the newest reason of each message. It looks at a few at a time, since their payloads come along.
+func lastReasons(ctx context.Context, operator *tagging.Operator, records []reliable.Record) (map[reliable.ID]string, error) {
+	const atOnce = 20
+	last := make(map[reliable.ID]string)
+	for some := range slices.Chunk(records, atOnce) {
+		ids := make([]reliable.ID, len(some))
+		for i := range some {
+			ids[i] = some[i].ID
+		}
+		full, err := operator.Lookup(ctx, ids...)
+		if err != nil {
+			return nil, err
+		}
+		for i := range full {
+			for _, entry := range full[i].History {
+				if entry.Reason != "" {
+					last[full[i].ID] = entry.Reason
+				}
+			}
+		}
+	}
+	return last, nil
+}
+
+// showPage shows a page, with reasons if they were asked for.
+func (a *app) showPage(page reliable.Page, reasons map[reliable.ID]string) error {
 	if a.format == formatJSON {
 		document := pageDocument{Messages: make([]recordDocument, len(page.Records)), Next: string(page.Next)}
 		for i := range page.Records {
 			document.Messages[i] = recordOf(&page.Records[i])
+			document.Messages[i].LastReason = reasons[page.Records[i].ID]
 		}
 		return a.json(document)
 	}
 	rows := make([][]string, len(page.Records))
 	for i := range page.Records {
 		rows[i] = rowOf(&page.Records[i])
+		if reasons != nil {
+			rows[i] = append(rows[i], reasons[page.Records[i].ID])
+		}
 	}
-	a.table(recordHeader(), rows)
+	header := recordHeader()
+	if reasons != nil {
+		header = append(header, "LAST REASON")
+	}
+	a.table(header, rows)
 	if page.Next != "" {
 		a.note("there is more: add --after %s", page.Next)
 	}
@@ -156,6 +199,7 @@ type recordDocument struct {
 	LeasedBy          string  `json:"leased_by"`
 	DueInSeconds      float64 `json:"due_in_seconds"`
 	DeadlineSeconds   float64 `json:"deadline_seconds"`
+	LastReason        string  `json:"last_reason,omitempty"`
 }
 
 func recordOf(r *reliable.Record) recordDocument {

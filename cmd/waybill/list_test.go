@@ -83,3 +83,26 @@ func TestList_neverShowsPayloadOrMetadata(t *testing.T) {
 		assert.NotContains(t, result.String(), "metadata of")
 	}
 }
+
+func TestList_showsTheNewestReasonOnRequest(t *testing.T) {
+	everywhere(t, func(t *testing.T, url string) {
+		store := migrated(t, url)
+		stored(t, store, "orders.placed", 45)
+		settled(t, store, func(a reliable.Attempt) reliable.Settlement {
+			if a.Attempts == 1 {
+				return reliable.Settlement{Outcome: reliable.Nacked, To: reliable.Pending, Charge: true, Reason: "the queue is full"}
+			}
+			return reliable.Settlement{Outcome: reliable.Returned, To: reliable.Failed, Charge: true, Reason: "no queue is bound"}
+		})
+		result := waybill(t, url, "list", "--reasons", "-o", "json")
+		require.Zero(t, result.code, "%v", result)
+		page := parsed[pageDocument](t, result)
+		require.Len(t, page.Messages, 45)
+		for _, m := range page.Messages {
+			assert.Equal(t, "no queue is bound", m.LastReason)
+		}
+		assert.Regexp(t, `(?m)^ID .* LAST REASON$`, waybill(t, url, "list", "--reasons").stdout)
+		assert.Regexp(t, `(?m)^orders-placed-0000 .* no queue is bound$`, waybill(t, url, "list", "--reasons").stdout)
+		assert.NotContains(t, waybill(t, url, "list").stdout, "no queue is bound")
+	})
+}

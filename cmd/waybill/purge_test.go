@@ -30,6 +30,12 @@ func TestPurge_deletesWhatIsOverInBatches(t *testing.T) {
 		assert.Contains(t, unasked.stderr, "--dry-run, then pass --yes")
 		assert.Equal(t, 25, statusOf(t, store, ids)[reliable.Confirmed], "it was not confirmed")
 
+		rehearsed := purge("--older-than 0s --dry-run -o json")
+		assert.Zero(t, rehearsed.code, "%v", rehearsed)
+		assert.Equal(t, purgeDocument{Status: "confirmed", DryRun: true, AtMost: 25}, parsed[purgeDocument](t, rehearsed))
+		assert.Zero(t, parsed[purgeDocument](t, purge("--older-than 1h --dry-run -o json")).AtMost)
+		assert.Equal(t, 25, statusOf(t, store, ids)[reliable.Confirmed], "a dry run deleted something")
+
 		limited := purge("--older-than 0s --batch 4 --limit 10 --yes -o json")
 		assert.Equal(t, exitPartly, limited.code, "%v", limited)
 		assert.Equal(t, 10, parsed[purgeDocument](t, limited).Deleted)

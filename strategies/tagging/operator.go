@@ -51,6 +51,15 @@ func (o *Operator) List(ctx context.Context, req reliable.ListRequest) (reliable
 	return page, nil
 }
 
+// Lookup returns all that is stored of the IDs that exist, payloads and histories included; see [reliable.Inspector].
+func (o *Operator) Lookup(ctx context.Context, ids ...reliable.ID) ([]reliable.Record, error) {
+	records, err := o.inspector.Lookup(ctx, ids...)
+	if err != nil {
+		return nil, fmt.Errorf("tagging: look up: %w", err)
+	}
+	return records, nil
+}
+
 // Pages walks through all that matches, a bounded page at a time, without payloads and histories. A page may be empty
 // although others follow. It ends after an error, which is yielded.
 func (o *Operator) Pages(ctx context.Context, filter reliable.Filter) iter.Seq2[[]reliable.Record, error] {
