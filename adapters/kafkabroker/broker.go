@@ -2,10 +2,12 @@ package kafkabroker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/waybillmq/waybill/reliable"
@@ -32,10 +34,15 @@ type Broker struct {
 
 	mu     sync.Mutex
 	closed bool
-	// client is what everything but a lone attempt goes through, alone what those go through. Nil until first used.
-	client, alone *kgo.Client
-	reachable     bool // some broker answered, and no attempt ran into the confirm timeout since
-	window        window
+	// main is what everything but a lone attempt goes through, alone what those go through.
+	main, alone link
+	window      window
+}
+
+// link is a client with what is known of it. It belongs to the Broker's mu.
+type link struct {
+	client *kgo.Client // nil until first used
+	sound  bool        // some broker answered, and nothing was left without an answer since
 }
 
 // New returns a Broker for the cluster that the brokers given (host:port) belong to. It does no I/O and starts no goroutine;
@@ -95,7 +102,11 @@ func (b *Broker) enter() error {
 // handOver hands over as many of the attempts as the window has room for, at least one, either one that goes alone or only
 // such as do not.
 func (b *Broker) handOver(ctx context.Context, batch []reliable.Attempt) (int, error) {
-	client, err := b.reach(ctx, batch[0].Alone)
+	through := &b.main
+	if batch[0].Alone {
+		through = &b.alone
+	}
+	client, err := b.reach(ctx, through)
 	if err != nil {
 		return 0, err
 	}
@@ -122,7 +133,7 @@ func (b *Broker) handOver(ctx context.Context, batch []reliable.Attempt) (int, e
 	}
 	flights := make([]flight, n)
 	for i := range flights {
-		flights[i].begin(b, &batch[i])
+		flights[i].begin(b, through, &batch[i])
 	}
 	b.depart(flights)
 	for i := range flights {
@@ -133,17 +144,14 @@ func (b *Broker) handOver(ctx context.Context, batch []reliable.Attempt) (int, e
 	return n, nil
 }
 
-// reach returns the client to use once some broker has answered.
-func (b *Broker) reach(ctx context.Context, alone bool) (*kgo.Client, error) {
+// reach returns the link's client once some broker has answered.
+func (b *Broker) reach(ctx context.Context, through *link) (*kgo.Client, error) {
 	for failures := 0; ; failures++ {
-		b.mu.Lock()
-		client, err := b.clientFor(alone)
-		reachable := b.reachable
-		b.mu.Unlock()
-		if err != nil || reachable {
+		client, sound, err := b.clientOf(through)
+		if err != nil || sound {
 			return client, err
 		}
-		err = b.tryPing(ctx, client)
+		client, err = b.probe(ctx, through, client)
 		if err == nil {
 			return client, nil
 		}
@@ -163,34 +171,57 @@ func (b *Broker) reach(ctx context.Context, alone bool) (*kgo.Client, error) {
 	}
 }
 
-// clientFor makes a client when it is first needed. It needs mu.
-func (b *Broker) clientFor(alone bool) (*kgo.Client, error) {
-	which := &b.client
-	if alone {
-		which = &b.alone
+// clientOf makes a client when it is first needed.
+func (b *Broker) clientOf(through *link) (client *kgo.Client, sound bool, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if through.client == nil {
+		if through.client, err = b.newClient(); err != nil {
+			return nil, false, err
+		}
 	}
-	if *which != nil {
-		return *which, nil
+	return through.client, through.sound, nil
+}
+
+// probe asks the brokers that are known, one after the other, until one answers, and for the producer id without which
+// nothing can be written. It returns the client to use.
+func (b *Broker) probe(ctx context.Context, through *link, client *kgo.Client) (*kgo.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, b.confirmTimeout)
+	defer cancel()
+	defer b.untilClosing(cancel)()
+	err := client.Ping(ctx)
+	if err == nil {
+		_, _, err = client.ProducerID(ctx)
 	}
-	client, err := b.newClient()
+	var refused *kerr.Error
+	if errors.As(err, &refused) && !refused.Retriable {
+		return b.replace(through, client)
+	}
 	if err != nil {
 		return nil, err
 	}
-	*which = client
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if through.client == client {
+		through.sound = true
+	}
 	return client, nil
 }
 
-// tryPing asks the brokers that are known, one after the other, until one answers.
-func (b *Broker) tryPing(ctx context.Context, client *kgo.Client) error {
-	ctx, cancel := context.WithTimeout(ctx, b.confirmTimeout)
-	defer cancel()
-	stop := b.untilClosing(cancel)
-	defer stop()
-	err := client.Ping(ctx)
-	if err == nil {
-		b.setReachable(true)
+// replace puts a new client in the place of one that was refused a producer id, which it would never ask for again. What
+// is handed to the new one is answered by the cluster anew.
+func (b *Broker) replace(through *link, refused *kgo.Client) (*kgo.Client, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if through.client == refused {
+		client, err := b.newClient()
+		if err != nil {
+			return nil, err
+		}
+		through.client, through.sound = client, false
+		b.calls.Go(refused.Close)
 	}
-	return err
+	return through.client, nil
 }
 
 // untilClosing calls end when Close begins, or stop is called.
@@ -206,12 +237,6 @@ func (b *Broker) untilClosing(end func()) (stop func()) {
 	return func() { close(stopped) }
 }
 
-func (b *Broker) setReachable(reachable bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.reachable = reachable
-}
-
 // Ping reports whether a broker can be used: nil after a round trip; otherwise why none answered, ctx's error, or
 // [reliable.ErrClosed].
 func (b *Broker) Ping(ctx context.Context) error {
@@ -219,11 +244,12 @@ func (b *Broker) Ping(ctx context.Context) error {
 		return fmt.Errorf("kafkabroker: ping: %w", err)
 	}
 	defer b.calls.Done()
-	b.mu.Lock()
-	client, err := b.clientFor(false)
-	b.mu.Unlock()
+	client, _, err := b.clientOf(&b.main)
 	if err == nil {
-		err = b.tryPing(ctx, client)
+		ctx, cancel := context.WithTimeout(ctx, b.confirmTimeout)
+		defer cancel()
+		defer b.untilClosing(cancel)()
+		err = client.Ping(ctx)
 	}
 	if err != nil {
 		return fmt.Errorf("kafkabroker: ping: %w: check the addresses, the login, and that a broker is up", err)
@@ -244,7 +270,7 @@ func (b *Broker) Close() error {
 		close(b.grounded)
 		b.awaitLandings()
 		b.mu.Lock()
-		clients := []*kgo.Client{b.client, b.alone}
+		clients := []*kgo.Client{b.main.client, b.alone.client}
 		b.mu.Unlock()
 		for _, client := range clients {
 			if client != nil {

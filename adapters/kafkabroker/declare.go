@@ -27,7 +27,7 @@ func (b *Broker) Declare(ctx context.Context, topics ...string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer b.untilClosing(cancel)()
-	client, err := b.reach(ctx, false)
+	client, err := b.reach(ctx, &b.main)
 	if err == nil {
 		err = b.create(ctx, client, topics)
 	}

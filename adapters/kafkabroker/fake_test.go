@@ -291,3 +291,27 @@ func TestHooks_hearOfConnections(t *testing.T) {
 	require.NoError(t, b.Close())
 	require.Eventually(t, func() bool { return disconnected.Load() == connected.Load() }, patience, 10*time.Millisecond)
 }
+
+// franz-go keeps such an answer for as long as it lives.
+func TestPublish_recoversWhenTheClusterGaveNoProducerID(t *testing.T) {
+	for _, cause := range []*kerr.Error{kerr.UnknownServerError, kerr.ClusterAuthorizationFailed} {
+		t.Run(cause.Message, func(t *testing.T) {
+			cluster := fake(t)
+			b := open(t, cluster.ListenAddrs())
+			fault := cluster.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.InitProducerID}, TopLevel: true, Err: cause, Count: -1})
+			for range 3 {
+				confirms := publish(t, b, attempts("orders", 5)...)
+				require.ErrorIs(t, confirms[0].Err, cause)
+				if cause == kerr.ClusterAuthorizationFailed {
+					requireOutcome(t, reliable.Returned, confirms...)
+				} else {
+					requireOutcome(t, reliable.Unknown, confirms...)
+				}
+			}
+			fault.Remove()
+			batch := attempts("orders", 5)
+			requireOutcome(t, reliable.Acked, publish(t, b, batch...)...)
+			requireOnce(t, cluster, batch)
+		})
+	}
+}

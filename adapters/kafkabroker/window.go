@@ -2,9 +2,11 @@ package kafkabroker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/waybillmq/waybill/reliable"
@@ -38,13 +40,14 @@ type flight struct {
 	id      reliable.ID
 	fence   int64
 	alone   bool
+	through *link
 	lane    *lane
 	refused error // why it is not sent
 }
 
 // begin makes a flight of an attempt. The payload is shared until the confirm was received.
-func (f *flight) begin(b *Broker, a *reliable.Attempt) {
-	f.b, f.id, f.fence, f.alone = b, a.ID, a.Fence, a.Alone
+func (f *flight) begin(b *Broker, through *link, a *reliable.Attempt) {
+	f.b, f.through, f.id, f.fence, f.alone = b, through, a.ID, a.Fence, a.Alone
 	f.refused = b.fill(&f.record, a)
 }
 
@@ -111,8 +114,8 @@ func (f *flight) land(record *kgo.Record, err error) {
 	if why != nil {
 		why = fmt.Errorf("kafkabroker: topic %q: %w", record.Topic, why)
 	}
-	if err != nil && outcome == reliable.Unknown {
-		b.reachable = false // or slow: the next hand-over asks first
+	if outcome == reliable.Unknown || errors.Is(err, kerr.ClusterAuthorizationFailed) {
+		f.through.sound = false // perhaps: the next hand-over asks first
 	}
 	if f.alone {
 		<-b.aloneSlot
