@@ -89,12 +89,15 @@ func TestSubscriber_dropsWhatIsNackedIfTheConfigSaysSo(t *testing.T) {
 	require.NoError(t, err)
 	defer b.Close()
 	publish(t, b, attempts("orders", 2)...)
-	messages := subscribe(t, subscriberOf(t, b), "orders")
+	sub := subscriberOf(t, b)
+	messages := subscribe(t, sub, "orders")
 	first := await(t, messages)
 	first.Nack()
 	second := await(t, messages)
 	assert.NotEqual(t, first.UUID, second.UUID)
 	second.Ack()
+	require.NoError(t, sub.Close())
+	assert.Zero(t, depth(t, admin(t, address), "orders"), "it went back to its queue")
 }
 
 func TestSubscriber_holdsNoMoreThanItsPrefetch(t *testing.T) {
