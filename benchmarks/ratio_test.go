@@ -3,6 +3,7 @@
 package benchmarks
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"math"
@@ -37,10 +38,13 @@ func TestMain(m *testing.M) {
 			out = file
 		}
 	}
+	var failed error
 	for _, line := range lastLines.lines {
-		fmt.Fprintln(out, line)
+		_, err := fmt.Fprintln(out, line)
+		failed = errors.Join(failed, err)
 	}
-	if err := out.Close(); err != nil {
+	if failed = errors.Join(failed, out.Close()); failed != nil {
+		fmt.Fprintln(os.Stderr, "benchmarks: write the last lines:", failed)
 		code = max(code, 1)
 	}
 	os.Exit(code)
