@@ -183,7 +183,7 @@ SELECT lane, id FROM {head} WHERE lane IN ([[?]])`),
 		TryHeads: q(`
 SELECT lane FROM {head} FORCE INDEX (PRIMARY) WHERE lane IN ([[?]]) FOR UPDATE SKIP LOCKED`),
 		TryParked: q(`
-SELECT id
+SELECT id, topic, okey
 FROM {outbox} FORCE INDEX (PRIMARY)
 WHERE id IN ([[?]]) AND status = 0 AND due = {parked}
 FOR UPDATE SKIP LOCKED`),
@@ -371,7 +371,7 @@ STRAIGHT_JOIN {lane} AS l ON l.seq = f.seq`),
 		Line: q(`
 SELECT seq, lane, id, ready_at, {now} FROM {lane} FORCE INDEX (by_lane) WHERE lane = ? ORDER BY seq LIMIT ?`),
 		Known: q(`
-SELECT id FROM {outbox} WHERE id IN ([[?]]) AND status = 0`),
+SELECT id, topic, okey FROM {outbox} WHERE id IN ([[?]]) AND status = 0`),
 	}
 }
 
@@ -394,7 +394,7 @@ ORDER BY seq
 LIMIT ?
 FOR UPDATE`),
 		Known: q(`
-SELECT id FROM {outbox} FORCE INDEX (PRIMARY) WHERE id IN ([[?]]) AND status = 0 LOCK IN SHARE MODE`),
+SELECT id, topic, okey FROM {outbox} FORCE INDEX (PRIMARY) WHERE id IN ([[?]]) AND status = 0 LOCK IN SHARE MODE`),
 	}
 }
 

@@ -217,7 +217,7 @@ SELECT lane, id FROM {head} WHERE lane = ANY ($1::bytea[])`),
 		TryHeads: q(`
 SELECT lane FROM {head} WHERE lane = ANY ($1::bytea[]) FOR UPDATE SKIP LOCKED`),
 		TryParked: q(`
-SELECT id FROM {outbox} WHERE id = ANY ($1::text[]) AND status = 0 AND due = {parked} FOR UPDATE SKIP LOCKED`),
+SELECT id, topic, okey FROM {outbox} WHERE id = ANY ($1::text[]) AND status = 0 AND due = {parked} FOR UPDATE SKIP LOCKED`),
 		LockHeads: q(`
 SELECT lane, seq, id FROM {head} WHERE lane = ANY ($1::bytea[]) ORDER BY lane FOR UPDATE`),
 		Order:       order(q),
@@ -395,7 +395,7 @@ CROSS JOIN LATERAL (
 		Line: q(`
 SELECT seq, lane, id, ready_at, {now} FROM {lane} WHERE lane = $1 ORDER BY seq LIMIT $2`),
 		Known: q(`
-SELECT id FROM {outbox} WHERE id = ANY ($1::text[]) AND status = 0`),
+SELECT id, topic, okey FROM {outbox} WHERE id = ANY ($1::text[]) AND status = 0`),
 	}
 }
 

@@ -177,7 +177,7 @@ SELECT lane, id FROM {head} WHERE lane IN ([[?]])`),
 		TryHeads: q(`
 SELECT lane FROM {head} WHERE lane IN ([[?]])`),
 		TryParked: q(`
-SELECT id FROM {outbox} WHERE id IN ([[?]]) AND status = 0 AND due = {parked}`),
+SELECT id, topic, okey FROM {outbox} WHERE id IN ([[?]]) AND status = 0 AND due = {parked}`),
 		LockHeads: q(`
 SELECT lane, seq, id FROM {head} WHERE lane IN ([[?]])`),
 		Order:       order(q),
@@ -343,7 +343,7 @@ WHERE lane = ?
 ORDER BY seq
 LIMIT ?`),
 		Known: q(`
-SELECT id FROM {outbox} WHERE id IN ([[?]]) AND status = 0`),
+SELECT id, topic, okey FROM {outbox} WHERE id IN ([[?]]) AND status = 0`),
 	}
 }
 

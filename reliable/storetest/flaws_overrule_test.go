@@ -139,6 +139,9 @@ var overruleFlaws = []flaw{
 		"Decide_discarded_while_waiting_it_is_passed_over",
 		"Decide_discarding_those_who_wait_races_with_those_who_go_and_no_key_is_stuck",
 	)},
+	{"an id that was discarded while waiting keeps its place", func(b *broken) {
+		b.withoutKeys(func(d ruling, before record) bool { return d.Action == reliable.Discard && before.Waiting })
+	}, by("Decide_an_id_that_was_discarded_while_waiting_and_purged_can_be_used_for_another_key")},
 	{"a requeued head goes to the end", func(b *broken) {
 		b.decide = func(ctx context.Context, d ruling) ([]verdict, error) {
 			if d.Action == reliable.Requeue {

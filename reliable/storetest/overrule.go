@@ -28,6 +28,7 @@ var overruleChecks = operationNeeded([]Check{
 	{Name: "discarded while waiting it is passed over", run: overruleDiscardedWaiting},
 	{Name: "hundreds discarded while waiting hold nobody up", run: overruleDiscardedLine},
 	{Name: "hundreds discarded before they were ever claimed hold nobody up", run: overruleDiscardedFresh},
+	{Name: "an id that was discarded while waiting and purged can be used for another key", Needs: needs(Purging), run: overruleReused},
 	{Name: "discarding those who wait races with those who go and no key is stuck", run: overruleRaces},
 })
 
@@ -346,6 +347,29 @@ func overruleDiscardedFresh(t *T) {
 		return slices.Equal(ids(t.claim(10)), []reliable.ID{last})
 	})
 	require.LessOrEqual(t, claims, 5, "claims until then")
+}
+
+func overruleReused(t *T) {
+	t.put(keyed("head", "k"), keyed("again", "k"))
+	head := t.one()
+	t.decides(reliable.Discard, "again")
+	t.pass(grain)
+	n, err := able[reliable.Purger](t).Purge(t.Context(), reliable.Discarded, 0, 10)
+	require.NoError(t, err)
+	require.Equal(t, 1, n)
+	require.True(t, t.put(keyed("again", "another"))[0].New)
+	t.put(keyed("behind", "another"), keyed("last", "k"))
+	again := t.soon(1)[0]
+	require.Equal(t, reliable.ID("again"), again.ID)
+	t.settles(ack(head), reliable.Applied)
+	last := t.soon(1)[0]
+	require.Equal(t, reliable.ID("last"), last.ID, "the key goes on, whatever became of an id that waited in it once")
+	t.none("one of each key is on its way")
+	t.settles(ack(again), reliable.Applied)
+	require.Equal(t, []reliable.ID{"behind"}, ids(t.soon(1)))
+	t.settles(ack(last), reliable.Applied)
+	t.put(keyed("more", "k"))
+	require.Equal(t, []reliable.ID{"more"}, ids(t.soon(1)))
 }
 
 func overruleRaces(t *T) {

@@ -87,7 +87,7 @@ type Statements struct {
 	Heads, TryHeads Statement
 	// HeadOf returns lane and id of heads, without a lock: [lane].
 	HeadOf Statement
-	// TryParked locks pending parked rows, skipping what is locked, and returns their ids: [id].
+	// TryParked locks pending parked rows, skipping what is locked, and returns id, topic, key: [id].
 	TryParked Statement
 	// LockHeads returns lane, seq, id: [lane].
 	LockHeads Statement
@@ -188,7 +188,7 @@ type OrderReads struct {
 	Next Statement
 	// Line returns the first rows of a lane, as Next does: lane, limit.
 	Line Statement
-	// Known returns the ids of rows that are pending: [id].
+	// Known returns id, topic, key of rows that are pending: [id].
 	Known Statement
 }
 

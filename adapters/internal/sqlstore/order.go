@@ -145,30 +145,30 @@ func (s *Store) headed(ctx context.Context, tx Conn, lanes [][]byte) (headed, lo
 // free locks the parked envelopes of lane rows, skipping what is locked, and returns the rows of those that it got. gone
 // says that some are not pending any more: they were discarded while they waited.
 func (s *Store) free(ctx context.Context, tx Conn, lanes []laneRow) (free []laneRow, gone bool, err error) {
-	got, err := s.idSet(ctx, tx, s.dialect.TryParked, lanes)
+	got, err := s.envelopesOf(ctx, tx, s.dialect.TryParked, lanes)
 	if err != nil || len(got) == len(lanes) {
 		return lanes, false, err
 	}
-	pending, err := s.idSet(ctx, tx, s.dialect.Order.Known, lanes)
+	pending, err := s.envelopesOf(ctx, tx, s.dialect.Order.Known, lanes)
 	for _, l := range lanes {
-		if got[l.id] {
+		if got[l.seq] {
 			free = append(free, l)
 		}
-		gone = gone || !pending[l.id]
+		gone = gone || !pending[l.seq]
 	}
 	return free, gone, err
 }
 
 // dropGone deletes the lane rows whose envelope is not pending any more, and returns the others.
 func (s *Store) dropGone(ctx context.Context, tx Conn, lanes []laneRow) ([]laneRow, error) {
-	pending, err := s.idSet(ctx, tx, s.dialect.Order.Known, lanes)
+	pending, err := s.envelopesOf(ctx, tx, s.dialect.Order.Known, lanes)
 	if err != nil {
 		return nil, err
 	}
 	var gone []int64
 	kept := make([]laneRow, 0, len(lanes))
 	for _, l := range lanes {
-		if pending[l.id] {
+		if pending[l.seq] {
 			kept = append(kept, l)
 		} else {
 			gone = append(gone, l.seq)
@@ -177,20 +177,30 @@ func (s *Store) dropGone(ctx context.Context, tx Conn, lanes []laneRow) ([]laneR
 	return kept, s.deleteLanes(ctx, tx, gone)
 }
 
-func (s *Store) idSet(ctx context.Context, tx Conn, st Statement, lanes []laneRow) (map[string]bool, error) {
-	found := make(map[string]bool, len(lanes))
+// envelopesOf returns by their numbers the lane rows whose envelopes a statement returns. An envelope that was discarded
+// while it waited, and purged, may have left its row behind, and have been stored anew with another key: such a row is
+// nobody's.
+func (s *Store) envelopesOf(ctx context.Context, tx Conn, st Statement, lanes []laneRow) (map[int64]bool, error) {
+	found := make(map[int64]bool, len(lanes))
+	laneOfID := make(map[string]string, len(lanes))
 	err := inChunks(lanes, s.dialect.ListRows, func(part []laneRow) error {
 		ids := make([]string, len(part))
 		for i := range part {
 			ids[i] = part[i].id
 		}
 		slices.Sort(ids)
-		ids, err := s.strings(ctx, tx, st, ids)
-		for _, id := range ids {
-			found[id] = true
-		}
-		return err
+		return s.query(ctx, tx, func(rows Rows) error {
+			var id, topic, key string
+			err := rows.Scan(&id, &topic, &key)
+			laneOfID[id] = string(laneOf(topic, key))
+			return err
+		}, st, slices.Compact(ids))
 	})
+	for _, l := range lanes {
+		if lane, there := laneOfID[l.id]; there && lane == l.lane {
+			found[l.seq] = true
+		}
+	}
 	return found, err
 }
 
@@ -302,7 +312,7 @@ func (s *Store) follow(
 	if err != nil {
 		return nil, nil, err
 	}
-	pending, err := s.idSet(ctx, tx, reads.Known, next)
+	pending, err := s.envelopesOf(ctx, tx, reads.Known, next)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -310,7 +320,7 @@ func (s *Store) follow(
 	heads := next[:0]
 	for _, l := range next {
 		followed[l.lane] = true
-		if pending[l.id] {
+		if pending[l.seq] {
 			heads = append(heads, l)
 			continue
 		}
@@ -336,15 +346,15 @@ func (s *Store) follow(
 	}
 	if made < int64(len(heads)) {
 		// Some were discarded between the look and the change, which waited for that.
-		if pending, err = s.idSet(ctx, tx, reads.Known, heads); err != nil {
+		if pending, err = s.envelopesOf(ctx, tx, reads.Known, heads); err != nil {
 			return nil, nil, err
 		}
 		heads = slices.DeleteFunc(heads, func(l laneRow) bool {
-			if !pending[l.id] {
+			if !pending[l.seq] {
 				open = append(open, []byte(l.lane))
 				gone = append(gone, l.seq)
 			}
-			return !pending[l.id]
+			return !pending[l.seq]
 		})
 	}
 	return open, gone, s.mark(ctx, tx, heads)
@@ -366,12 +376,12 @@ func (s *Store) passedOver(ctx context.Context, tx Conn, lanes [][]byte, reads O
 		if err != nil {
 			return nil, err
 		}
-		pending, err := s.idSet(ctx, tx, reads.Known, line)
+		pending, err := s.envelopesOf(ctx, tx, reads.Known, line)
 		if err != nil {
 			return nil, err
 		}
 		for _, l := range line {
-			if pending[l.id] {
+			if pending[l.seq] {
 				break
 			}
 			gone = append(gone, l.seq)
