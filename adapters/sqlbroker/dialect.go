@@ -50,8 +50,8 @@ const (
 type dialect interface {
 	tables(prefix string) tables
 	adapters(t tables, batch int) (wsql.SchemaAdapter, wsql.OffsetsAdapter)
-	// insert returns the statement that stores flights in a table, in their order.
-	insert(table string, fs []*flight) (string, []any)
+	// insert returns the statements of a transaction that store flights of a topic, in their order.
+	insert(t tables, topic string, fs []*flight) []statement
 	// declare makes the tables of a topic and says whether they are fit for it.
 	declare(ctx context.Context, db *sql.DB, statements []string, table string) error
 	// learn looks at the server.
@@ -63,6 +63,12 @@ type dialect interface {
 	bound(ctx context.Context, on execer, inside bool, lockWait time.Duration) error
 	// classify says what an error means, and which of the server's it is, for people: "" if it is none.
 	classify(err error) (class, string)
+}
+
+// statement is one with its arguments.
+type statement struct {
+	text string
+	args []any
 }
 
 // execer runs a statement that returns nothing.
@@ -80,6 +86,16 @@ func dialectOf(d Dialect) dialect {
 		return mysqlDialect{}
 	case Postgres:
 		return postgresDialect{}
+	}
+	return nil
+}
+
+// all runs statements, one after the other.
+func (on execer) all(ctx context.Context, statements []statement) error {
+	for _, s := range statements {
+		if err := on(ctx, s.text, s.args...); err != nil {
+			return err
+		}
 	}
 	return nil
 }

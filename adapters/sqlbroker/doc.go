@@ -24,6 +24,8 @@
 // What watermill-sql's subscriber costs. It keeps a transaction open while its messages are handled, REPEATABLE READ on
 // PostgreSQL and SERIALIZABLE on MySQL; both are what it needs to lose nothing, and are not lowered here.
 //
+//   - On MySQL it never comes back for a message that commits after one with a higher offset, as messages of concurrent
+//     writers do. So brokers of this package write to a topic one at a time; watermill-sql's own publishers do not.
 //   - On MySQL it locks the end of the topic if it read up to there, and publishers wait for the handlers. Subscribers of
 //     this package read one message at a time by default, and then nobody waits; see [WithFetch]. For others the broker
 //     waits for half of its confirm timeout, and the attempt is tried again: Unknown, and charged to nobody.

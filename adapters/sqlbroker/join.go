@@ -98,15 +98,14 @@ func (b *Broker) move(ctx context.Context, mover reliable.Mover, l *lane, batch 
 
 // insertIn stores flights in a transaction of the store.
 func (b *Broker) insertIn(ctx context.Context, tx reliable.MoveTx, l *lane, fs []*flight) error {
-	on := func(ctx context.Context, statement string, args ...any) error {
+	on := execer(func(ctx context.Context, statement string, args ...any) error {
 		_, err := tx.Exec(ctx, statement, args...)
 		return err
-	}
+	})
 	if err := b.dialect.bound(ctx, on, true, b.lockWait()); err != nil {
 		return err
 	}
-	statement, args := b.dialect.insert(b.tables.messages(l.topic), fs)
-	if err := on(ctx, statement, args...); err != nil {
+	if err := on.all(ctx, b.dialect.insert(b.tables, l.topic, fs)); err != nil {
 		if b.classify(err) != lost {
 			_ = b.dialect.bound(ctx, on, true, 0) // or the rollback ends the connection, too
 		}

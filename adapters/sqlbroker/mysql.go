@@ -77,7 +77,19 @@ func (a mysqlOffsets) SchemaInitializingQueries(topic string) []wsql.Query {
 		") ENGINE = InnoDB"}}
 }
 
-func (mysqlDialect) insert(table string, fs []*flight) (string, []any) {
+// writers is the group, of no subscriber, whose row is locked by who writes to a topic: a space can begin no group.
+const writers = " writers"
+
+// insert has one transaction at a time write to a topic. Offsets are given out before rows are there to be locked, so that
+// of two transactions the one with the lower offset can be the later to insert: a subscriber that has read the higher one
+// would never come back for it.
+func (mysqlDialect) insert(t tables, topic string, fs []*flight) []statement {
+	take := "INSERT INTO " + t.offsets(topic) + " (`consumer_group`, `offset_consumed`) VALUES (?, 0) " +
+		"ON DUPLICATE KEY UPDATE `offset_consumed` = `offset_consumed`"
+	return []statement{{take, []any{writers}}, insertMySQL(t.messages(topic), fs)}
+}
+
+func insertMySQL(table string, fs []*flight) statement {
 	const row = "(?,?,?)"
 	var text strings.Builder
 	text.Grow(len(table) + 64 + len(fs)*(len(row)+1))
@@ -90,7 +102,7 @@ func (mysqlDialect) insert(table string, fs []*flight) (string, []any) {
 		text.WriteString(row)
 		args = append(args, string(f.id), f.payload, f.metadata)
 	}
-	return text.String(), args
+	return statement{text.String(), args}
 }
 
 func (mysqlDialect) declare(ctx context.Context, db *sql.DB, statements []string, table string) error {

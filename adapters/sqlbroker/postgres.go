@@ -56,15 +56,15 @@ func (s postgresSchema) InsertQuery(topic string, msgs message.Messages) (wsql.Q
 
 // insert passes columns as arrays, so that one plan serves batches of every size. The order in which rows are selected
 // is the order in which they are numbered.
-func (postgresDialect) insert(table string, fs []*flight) (string, []any) {
+func (postgresDialect) insert(t tables, topic string, fs []*flight) []statement {
 	ids, payloads, metadata := make([]string, len(fs)), make([][]byte, len(fs)), make([]string, len(fs))
 	for i, f := range fs {
 		ids[i], payloads[i], metadata[i] = string(f.id), f.payload, f.metadata
 	}
-	return `INSERT INTO ` + table + ` ("uuid", "payload", "metadata", "transaction_id")
+	return []statement{{`INSERT INTO ` + t.messages(topic) + ` ("uuid", "payload", "metadata", "transaction_id")
 SELECT u.id, u.payload, u.metadata::json, pg_current_xact_id()
 FROM unnest($1::text[], $2::bytea[], $3::text[]) WITH ORDINALITY AS u (id, payload, metadata, place) ORDER BY u.place`,
-		[]any{ids, payloads, metadata}
+		[]any{ids, payloads, metadata}}}
 }
 
 // declare holds a lock meanwhile: IF NOT EXISTS does not keep two that create at once from failing.

@@ -49,11 +49,10 @@ func TestPublish_returnsWhatATableOfAnotherShapeCannotHold(t *testing.T) {
 
 func TestPublish_rejectsOneMessageAndStoresItsNeighbours(t *testing.T) {
 	each(t, func(t *testing.T, d *database) {
-		b := d.broker(t, d.db, nil)
-		d.exec(t, map[sqlbroker.Dialect]string{ // watermill-sql's own columns, but for the payload
-			sqlbroker.MySQL: "CREATE TABLE watermill_orders (`offset` BIGINT AUTO_INCREMENT PRIMARY KEY, uuid VARCHAR(36) NOT NULL, " +
-				"payload LONGBLOB, metadata JSON)",
-			sqlbroker.Postgres: `CREATE TABLE watermill_orders (uuid VARCHAR(36) NOT NULL, payload BYTEA, metadata JSON, transaction_id xid8)`,
+		b := d.broker(t, d.db, []string{"orders"})
+		d.exec(t, map[sqlbroker.Dialect]string{ // as watermill-sql makes it
+			sqlbroker.MySQL:    "ALTER TABLE watermill_orders MODIFY uuid VARCHAR(36) NOT NULL",
+			sqlbroker.Postgres: "ALTER TABLE watermill_orders ALTER uuid TYPE VARCHAR(36)",
 		}[d.kind])
 		batch := attempts("orders", 21)
 		batch[7].ID = reliable.ID(strings.Repeat("i", 37))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -72,6 +73,7 @@ func (s *subscriberSettings) validate(group string) error {
 	}
 	refuse(group == "" || len(group) > maxGroup, "group",
 		"has %d bytes, must have 1 to %d; name the service that consumes, the same in all its processes", len(group), maxGroup)
+	refuse(strings.HasPrefix(group, " "), "group", "begins with a space")
 	refuse(s.fetch < 1, "WithFetch", "is %d, must be at least 1", s.fetch)
 	for field, d := range map[string]time.Duration{
 		"WithAckDeadline": s.ackDeadline, "WithPollInterval": s.pollInterval, "WithResendInterval": s.resendAfter,

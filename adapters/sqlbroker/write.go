@@ -131,8 +131,7 @@ func (b *Broker) lockWait() time.Duration { return b.confirmTimeout / 2 }
 func (b *Broker) commit(ctx context.Context, conn *sql.Conn, l *lane, batch []*flight) error {
 	defer func() { _ = conn.Close() }()
 	on := execOn(conn)
-	statement, args := b.dialect.insert(b.tables.messages(l.topic), batch)
-	err := on(ctx, statement, args...)
+	err := on.all(ctx, b.dialect.insert(b.tables, l.topic, batch))
 	if err == nil {
 		if err = on(ctx, "COMMIT"); err == nil {
 			b.confirmAll(batch, reliable.Acked, nil)
