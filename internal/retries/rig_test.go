@@ -2,9 +2,11 @@ package retries
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -18,12 +20,16 @@ import (
 	"github.com/waybillmq/waybill/adapters/kafkabroker"
 	"github.com/waybillmq/waybill/adapters/natsbroker/embedded"
 	"github.com/waybillmq/waybill/adapters/rabbitmqbroker"
+	"github.com/waybillmq/waybill/adapters/sqlbroker"
 	"github.com/waybillmq/waybill/middleware"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/reliable/backend"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// watermill-kafka's client library counts, and never stops to.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/rcrowley/go-metrics.(*meterArbiter).tick"))
+}
 
 const (
 	group     = "billing"
@@ -42,7 +48,7 @@ var embeddedNATS = place{name: "NATS", make: func(t *testing.T) (string, string)
 	return "nats-embedded:" + filepath.Join(t.TempDir(), "nats"), "orders"
 }}
 
-var brokers = backend.Brokers{embedded.Backend(), rabbitmqbroker.Backend(), kafkabroker.Backend()}
+var brokers = backend.Brokers{embedded.Backend(), rabbitmqbroker.Backend(), kafkabroker.Backend(), sqlbroker.Backend()}
 
 // onEach runs test on every broker.
 func onEach(t *testing.T, test func(t *testing.T, r *rig)) {
@@ -75,8 +81,7 @@ type rig struct {
 
 type call struct {
 	id      string
-	at      time.Time
-	replays int
+	history middleware.Failure
 }
 
 func (r *rig) poison() string { return r.topic + ".poison" }
@@ -95,8 +100,8 @@ func (r *rig) open() {
 
 // shut ends everything that the process has, in the reverse order.
 func (r *rig) shut() {
-	for i := len(r.closers) - 1; i >= 0; i-- {
-		assert.NoError(r.t, r.closers[i]())
+	for _, closer := range slices.Backward(r.closers) {
+		assert.NoError(r.t, closer())
 	}
 	r.closers = nil
 }
@@ -131,7 +136,7 @@ func (r *rig) consume(preset *middleware.Preset, handler message.NoPublishHandle
 	require.NoError(r.t, err)
 	err = preset.AddConsumerHandler(router, "bill", r.topic, r.subscriber(group), func(msg *message.Message) error {
 		r.mu.Lock()
-		r.calls = append(r.calls, call{id: msg.UUID, at: time.Now(), replays: middleware.HistoryOf(msg.Context()).Replays})
+		r.calls = append(r.calls, call{id: msg.UUID, history: middleware.HistoryOf(msg.Context())})
 		r.mu.Unlock()
 		select {
 		case r.heard <- struct{}{}:
@@ -144,9 +149,7 @@ func (r *rig) consume(preset *middleware.Preset, handler message.NoPublishHandle
 	go func() { done <- router.Run(context.Background()) }()
 	<-router.Running()
 	r.closers = append(r.closers, func() error {
-		err := router.Close()
-		<-done
-		return err
+		return errors.Join(router.Close(), <-done)
 	})
 }
 
