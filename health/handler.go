@@ -75,7 +75,7 @@ func write(w http.ResponseWriter, code int, report Report) {
 	header.Set("Cache-Control", "no-store")
 	header.Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(report) // who asked may be gone
+	_ = json.NewEncoder(w).Encode(report) //nolint:errchkjson // a report can be encoded; who asked may be gone
 }
 
 // Report says how the process is, for programs that have no use for HTTP. It returns within the timeout, also if ctx ends

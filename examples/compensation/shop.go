@@ -5,6 +5,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -160,10 +161,7 @@ func (c *consumer) got(ctx context.Context, n int) map[reliable.ID]int {
 	defer cancel()
 	for {
 		c.mu.Lock()
-		receipts := make(map[reliable.ID]int, len(c.receipts))
-		for id, copies := range c.receipts {
-			receipts[id] = copies
-		}
+		receipts := maps.Clone(c.receipts)
 		c.mu.Unlock()
 		if len(receipts) >= n {
 			return receipts

@@ -395,6 +395,30 @@ func TestSweepOnce_compensatesAllThatIsDueAndReturnsWhenItIsDone(t *testing.T) {
 	})
 }
 
+func TestSweepOnce_aHandlerThatEndsDuringAClaimIsFollowedByTheNext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := memstore.New(memstore.WithFault(func(op memstore.Op, _ []reliable.ID) memstore.Fault {
+			if op == memstore.OpClaimFailed {
+				return memstore.Fault{Delay: 2 * time.Second}
+			}
+			return memstore.Fault{}
+		}))
+		stored(t, store, many("orders", "message", 5)...)
+		handler := func(context.Context, *reliable.Record) error {
+			time.Sleep(time.Second) // it ends while the other topic is looked through
+			return nil
+		}
+		broker := rejecting()
+		p, err := newProcess(store, broker, tagging.WithHandlersAtOnce(1),
+			tagging.WithFailedHandler("orders", handler), tagging.WithFailedHandler("other", handler))
+		require.NoError(t, err)
+		_, err = p.SweepOnce(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, map[reliable.Status]int{reliable.Compensated: 5}, countStatus(store, "orders"))
+		require.NoError(t, broker.Close())
+	})
+}
+
 // gate is a way to the store over which outcomes do not pass while it is shut.
 type gate struct {
 	*line
