@@ -36,6 +36,24 @@ type runLog struct {
 	most    map[string]int
 }
 
+// notes are what hooks and handlers said, in order.
+type notes struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (n *notes) add(format string, args ...any) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.lines = append(n.lines, fmt.Sprintf(format, args...))
+}
+
+func (n *notes) all() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.lines
+}
+
 func newRunLog() *runLog {
 	return &runLog{began: make(map[reliable.ID][]time.Time), running: make(map[string]int), most: make(map[string]int)}
 }
@@ -264,13 +282,13 @@ func TestCompensation_theContextEndsShortlyBeforeTheLease(t *testing.T) {
 func TestCompensation_aRunBeyondItsLeaseDecidesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store := memstore.New()
-		var compensated, failed []string
+		var compensated, failed notes
 		opts := func(name string, handler tagging.FailedHandler) []tagging.Option {
 			return []tagging.Option{
 				tagging.WithLease(10 * time.Second), tagging.WithFailedHandler("orders", handler),
 				tagging.WithHooks(tagging.Hooks{
-					Compensated:   func(*reliable.Record) { compensated = append(compensated, name) },
-					HandlerFailed: func(_ *reliable.Record, err error) { failed = append(failed, name+": "+err.Error()) },
+					Compensated:   func(*reliable.Record) { compensated.add("%s", name) },
+					HandlerFailed: func(_ *reliable.Record, err error) { failed.add("%s: %v", name, err) },
 				}),
 			}
 		}
@@ -291,10 +309,10 @@ func TestCompensation_aRunBeyondItsLeaseDecidesNothing(t *testing.T) {
 		after(15 * time.Second)
 		assert.Equal(t, reliable.Failed, statusOf(t, store, "a"), "the bank said no to the one who has the lease")
 		require.NoError(t, second.stop())
-		assert.Empty(t, compensated)
-		require.Len(t, failed, 2)
-		assert.Contains(t, failed, "second: "+errBank.Error())
-		assert.Contains(t, fmt.Sprint(failed), "deaf: the lease of this run passed on")
+		assert.Empty(t, compensated.all())
+		require.Len(t, failed.all(), 2)
+		assert.Contains(t, failed.all(), "second: "+errBank.Error())
+		assert.Contains(t, fmt.Sprint(failed.all()), "deaf: the lease of this run passed on")
 	})
 }
 
@@ -436,8 +454,8 @@ func (g *gate) Settle(ctx context.Context, ss ...reliable.Settlement) ([]reliabl
 
 func TestHooks_tellOfFailuresOfHandlersAndOfLateAcks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var told []string
-		tell := func(format string, args ...any) { told = append(told, fmt.Sprintf(format, args...)) }
+		var told notes
+		tell := told.add
 		store := memstore.New()
 		broker := membroker.New(membroker.WithConfirmTimeout(time.Second), membroker.WithScript(func(a membroker.Attempt) membroker.Verdict {
 			if a.OfID == 1 {
@@ -445,11 +463,11 @@ func TestHooks_tellOfFailuresOfHandlersAndOfLateAcks(t *testing.T) {
 			}
 			return membroker.Verdict{Act: membroker.Reject}
 		}))
-		runs := 0
+		var runs atomic.Int64
 		opts := []tagging.Option{
 			tagging.WithLease(10 * time.Second),
 			tagging.WithFailedHandler("orders", func(context.Context, *reliable.Record) error {
-				if runs++; runs == 1 {
+				if runs.Add(1) == 1 {
 					return errBank
 				}
 				return nil
@@ -483,7 +501,7 @@ func TestHooks_tellOfFailuresOfHandlersAndOfLateAcks(t *testing.T) {
 		after(30 * time.Second)
 		assert.Equal(t, []string{
 			"a failed, attempt 2: rejected", "a: handler failed: the bank is closed", "a compensated", "a acked late, attempt 1",
-		}, told)
+		}, told.all())
 		record := recordOf(t, store, "a")
 		assert.True(t, record.LateAck)
 		assert.Equal(t, reliable.Compensated, record.Status)

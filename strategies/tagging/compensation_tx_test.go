@@ -89,7 +89,7 @@ func (f *forgetful) ClaimFailed(ctx context.Context, req reliable.ClaimRequest, 
 func TestTxHandler_aRunThatWasTakenOverIsRolledBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		store, broker, log := memstore.New(), rejecting(), newRunLog()
-		var told []string
+		var told notes
 		opts := func(name string, takes time.Duration) []tagging.Option {
 			return []tagging.Option{
 				tagging.WithLease(20 * time.Second), tagging.WithHandlersAtOnce(1), tagging.WithLogger(slog.New(slog.DiscardHandler)),
@@ -98,8 +98,8 @@ func TestTxHandler_aRunThatWasTakenOverIsRolledBack(t *testing.T) {
 					return nil
 				}),
 				tagging.WithHooks(tagging.Hooks{
-					HandlerFailed: func(_ *reliable.Record, err error) { told = append(told, name+": "+err.Error()) },
-					Compensated:   func(*reliable.Record) { told = append(told, name+": compensated") },
+					HandlerFailed: func(_ *reliable.Record, err error) { told.add("%s: %v", name, err) },
+					Compensated:   func(*reliable.Record) { told.add("%s: compensated", name) },
 				}),
 			}
 		}
@@ -115,7 +115,7 @@ func TestTxHandler_aRunThatWasTakenOverIsRolledBack(t *testing.T) {
 		after(30 * time.Second)
 		assert.Equal(t, []string{
 			"first: the lease of this run passed on (stale), and what it wrote is rolled back", "second: compensated",
-		}, told)
+		}, told.all())
 		assert.Equal(t, 1, refundsOf(store, "a"))
 		assert.Equal(t, reliable.Compensated, statusOf(t, store, "a"))
 		cancel()
