@@ -177,10 +177,10 @@ func (c *consumer) attempt(d *delivery) ([]*message.Message, error) {
 
 // charged reports whether an error counts against the message.
 func (c *consumer) charged(d *delivery, err error) bool {
-	return d.ctx.Err() == nil && !errors.Is(err, errOpen) && !errors.Is(err, errThrottled) && !isA[*postponedError](err)
+	return d.ctx.Err() == nil && !errors.Is(err, errOpen) && !errors.Is(err, errThrottled) && !IsPostponed(err)
 }
 
-func (c *consumer) isPermanent(err error) bool { return isA[*permanentError](err) || c.permanent(err) }
+func (c *consumer) isPermanent(err error) bool { return IsPermanent(err) || c.permanent(err) }
 
 // charge notes a failed attempt.
 func (c *consumer) charge(d *delivery, err error) {

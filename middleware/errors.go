@@ -25,6 +25,12 @@ func Postpone(err error) error {
 	return &postponedError{err}
 }
 
+// IsPermanent reports whether err, or what it wraps, was marked by [Permanent].
+func IsPermanent(err error) bool { return isA[*permanentError](err) }
+
+// IsPostponed reports whether err, or what it wraps, was marked by [Postpone].
+func IsPostponed(err error) bool { return isA[*postponedError](err) }
+
 type permanentError struct{ cause error }
 
 func (e *permanentError) Error() string { return e.cause.Error() }

@@ -2,7 +2,9 @@ package reliable
 
 import (
 	"context"
+	"strings"
 	"time"
+	"unicode/utf8"
 )
 
 // Processed is a consumer's word that it has worked on a message: the processed confirm, as the callback service keeps it.
@@ -32,12 +34,13 @@ type Confirmations interface {
 const MaxProcessed = 1000
 
 // Marker is the ability of a store to be a witness by a row of its own: Mark inserts it in the business transaction, Ask
-// finds it, or puts a tombstone in its place so that a late commit fails. Exact everywhere, for one narrow row.
+// finds it, or puts a tombstone in its place. Exact everywhere, for one narrow row.
 type Marker interface {
-	// MarkerWitness returns the witness.
-	MarkerWitness() Witness
-	// PurgeMarkers deletes up to limit markers and tombstones that are at least olderThan old, and returns how many. A
-	// marker must outlive every question about its transaction: one that is gone reads as aborted.
+	// MarkerWitness returns the witness. For as long as horizon after the mark an absent marker means [FateAborted]; after
+	// that it may have been purged, and is [FateUnknowable].
+	MarkerWitness(horizon time.Duration) (Witness, error)
+	// PurgeMarkers deletes up to limit markers and tombstones that are at least olderThan old, on the store's clock, in one
+	// short transaction, and returns how many. olderThan must be longer than the horizon of every witness.
 	PurgeMarkers(ctx context.Context, olderThan time.Duration, limit int) (int, error)
 }
 
@@ -51,4 +54,19 @@ type Inbox interface {
 	// PurgeInbox deletes up to limit entries recorded at least olderThan ago, and returns how many. An entry must outlive
 	// every delivery of its message: without it the next one has its effect again.
 	PurgeInbox(ctx context.Context, olderThan time.Duration, limit int) (int, error)
+}
+
+// Check says what is wrong with a confirm, as an error that is [ErrInvalid].
+func (p *Processed) Check() error {
+	switch {
+	case p.ID == "" || len(p.ID) > MaxIDBytes:
+		return Invalid("ID", "has %d bytes, must have 1 to %d", len(p.ID), MaxIDBytes)
+	case p.Group == "" || len(p.Group) > MaxGroupBytes:
+		return Invalid("Group", "has %d bytes, must have 1 to %d", len(p.Group), MaxGroupBytes)
+	case !utf8.ValidString(string(p.ID)) || !utf8.ValidString(p.Group):
+		return Invalid("ID and Group", "must be valid UTF-8")
+	case strings.ContainsRune(string(p.ID), 0) || strings.ContainsRune(p.Group, 0):
+		return Invalid("ID and Group", "must hold no NUL")
+	}
+	return nil
 }

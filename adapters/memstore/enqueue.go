@@ -70,23 +70,30 @@ func (s *Store) checkEnqueue(req reliable.EnqueueRequest, envs []reliable.Envelo
 // insert waits until no other open transaction stores one of the IDs, then stores all or none.
 func (tx *Tx) insert(
 	ctx context.Context, req reliable.EnqueueRequest, envs []reliable.Envelope, done func(),
-) ([]reliable.Stored, error) {
+) (stored []reliable.Stored, err error) {
+	err = tx.inTurn(ctx, func() *Tx { return tx.store.writerOf(envs, tx) }, func() (err error) {
+		if stored, err = tx.insertLocked(req, envs, time.Now()); err == nil {
+			done()
+		}
+		return err
+	})
+	return stored, err
+}
+
+// inTurn waits until nobody else is in the way, then does it; both are called under the lock.
+func (tx *Tx) inTurn(ctx context.Context, inTheWay func() *Tx, do func() error) error {
 	s := tx.store
 	for {
 		s.mu.Lock()
-		other := s.writerOf(envs, tx)
+		other := inTheWay()
 		if other == nil {
 			defer s.mu.Unlock()
-			stored, err := tx.insertLocked(req, envs, time.Now())
-			if err == nil {
-				done()
-			}
-			return stored, err
+			return do()
 		}
 		for next := other; next != nil; next = next.awaits {
 			if next == tx {
 				s.mu.Unlock()
-				return nil, errors.New("deadlock with another transaction that stores the same ids: repeat the transaction")
+				return errors.New("deadlock with another transaction that stores the same ids: repeat the transaction")
 			}
 		}
 		tx.awaits = other
@@ -102,7 +109,7 @@ func (tx *Tx) insert(
 		tx.awaits = nil
 		s.mu.Unlock()
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
 }

@@ -34,6 +34,11 @@ const (
 	OpElect              Op = "elect"
 	OpWake               Op = "wake"
 	OpCheck              Op = "check"
+	OpReceive            Op = "receive"
+	OpStoreProcessed     Op = "store processed"
+	OpProcessedBy        Op = "look up processed"
+	OpMark               Op = "mark"
+	OpAsk                Op = "ask"
 )
 
 // Fault is what happens to one operation. The zero value is no fault. The fields are applied in their order.

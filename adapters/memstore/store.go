@@ -9,18 +9,21 @@ import (
 )
 
 var (
-	_ reliable.Store       = (*Store)(nil)
-	_ reliable.Transactor  = (*Store)(nil)
-	_ reliable.Holder      = (*Store)(nil)
-	_ reliable.Inspector   = (*Store)(nil)
-	_ reliable.Purger      = (*Store)(nil)
-	_ reliable.Elector     = (*Store)(nil)
-	_ reliable.Waker       = (*Store)(nil)
-	_ reliable.Checker     = (*Store)(nil)
-	_ reliable.Compensator = (*Store)(nil)
-	_ reliable.Operator    = (*Store)(nil)
-	_ reliable.Limited     = (*Store)(nil)
-	_ reliable.Tx          = (*Tx)(nil)
+	_ reliable.Store         = (*Store)(nil)
+	_ reliable.Transactor    = (*Store)(nil)
+	_ reliable.Holder        = (*Store)(nil)
+	_ reliable.Inspector     = (*Store)(nil)
+	_ reliable.Purger        = (*Store)(nil)
+	_ reliable.Elector       = (*Store)(nil)
+	_ reliable.Waker         = (*Store)(nil)
+	_ reliable.Checker       = (*Store)(nil)
+	_ reliable.Compensator   = (*Store)(nil)
+	_ reliable.Operator      = (*Store)(nil)
+	_ reliable.Inbox         = (*Store)(nil)
+	_ reliable.Confirmations = (*Store)(nil)
+	_ reliable.Marker        = (*Store)(nil)
+	_ reliable.Limited       = (*Store)(nil)
+	_ reliable.Tx            = (*Tx)(nil)
 
 	_ reliable.CompensationSettler = (*Tx)(nil)
 )
@@ -42,6 +45,11 @@ type Store struct {
 	business map[string]any
 	terms    map[string]term
 	wake     wakeUp
+
+	inbox     map[reliable.Processed]time.Time // by when it was received
+	receiving map[reliable.Processed]*Tx       // received by transactions that are still open
+	processed map[reliable.Processed]time.Time // by when it was stored
+	marks     map[reliable.Token]mark
 }
 
 // Option configures a [Store].
@@ -72,6 +80,11 @@ func New(opts ...Option) *Store {
 		reserved: make(map[reliable.ID]*Tx),
 		business: make(map[string]any),
 		terms:    make(map[string]term),
+
+		inbox:     make(map[reliable.Processed]time.Time),
+		receiving: make(map[reliable.Processed]*Tx),
+		processed: make(map[reliable.Processed]time.Time),
+		marks:     make(map[reliable.Token]mark),
 	}
 	var errs []error
 	for _, opt := range opts {

@@ -23,6 +23,10 @@ type Tx struct {
 	scopes []*savepoint
 	// done are the compensations that take effect with the commit.
 	done []reliable.Compensation
+	// received are the entries of the inbox that are made by the commit.
+	received []reliable.Processed
+	// committed is guarded by the store's lock.
+	committed bool
 
 	// ended is closed once committed or rolled back; awaits is the transaction that this one waits for. Both are guarded
 	// by the store's lock.
@@ -178,6 +182,7 @@ func (tx *Tx) Commit(ctx context.Context) error {
 		for i := range tx.done {
 			if result := s.judge(&tx.done[i]); result != reliable.Applied {
 				tx.withdraw(0)
+				tx.forgetReceived(0)
 				close(tx.ended)
 				return fmt.Errorf("memstore: commit: the compensation of %q is %v by now: somebody else has the envelope",
 					tx.done[i].ID, result)
@@ -210,6 +215,11 @@ func (s *Store) commit(tx *Tx) {
 			s.business[w.key] = w.value
 		}
 	}
+	for _, p := range tx.received {
+		delete(s.receiving, p)
+		s.inbox[p] = time.Now()
+	}
+	tx.committed = true
 	close(tx.ended)
 }
 
@@ -221,6 +231,7 @@ func (tx *Tx) Rollback(context.Context) error {
 		return nil
 	}
 	tx.withdraw(0)
+	tx.forgetReceived(0)
 	close(tx.ended)
 	return nil
 }
@@ -249,6 +260,7 @@ type savepoint struct {
 	depth        int // its place in tx.scopes, counted from 1
 	rows, writes int
 	done         int
+	received     int
 }
 
 // Savepoint opens a scope that can be taken back on its own; see [reliable.Tx].
@@ -262,6 +274,7 @@ func (tx *Tx) Savepoint(ctx context.Context) (reliable.Savepoint, error) {
 		return nil, fmt.Errorf("memstore: savepoint: %w", reliable.ErrClosed)
 	}
 	sp := &savepoint{tx: tx, depth: len(tx.scopes) + 1, rows: len(tx.rows), writes: len(tx.writes), done: len(tx.done)}
+	sp.received = len(tx.received)
 	tx.scopes = append(tx.scopes, sp)
 	return sp, nil
 }
@@ -284,6 +297,7 @@ func (sp *savepoint) end(takeBack bool) error {
 		tx.withdraw(sp.rows)
 		tx.writes = tx.writes[:sp.writes]
 		tx.done = tx.done[:sp.done]
+		tx.forgetReceived(sp.received)
 	}
 	return nil
 }

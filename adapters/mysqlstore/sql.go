@@ -116,6 +116,37 @@ CREATE TABLE IF NOT EXISTS {decision} (
 		Record: w.Text(`
 INSERT INTO {schema} (version, usable_by, applied_at) VALUES (2, 1, ` + clock + `)
 ON DUPLICATE KEY UPDATE usable_by = VALUES(usable_by)`),
+	}, {
+		Version: 3, UsableBy: 1, About: "what consumers have processed, and which business transactions committed",
+		Statements: []string{
+			w.Text(`
+CREATE TABLE IF NOT EXISTS {inbox} (
+  grp VARBINARY(128) NOT NULL COMMENT 'consumer group',
+  id  VARBINARY(128) NOT NULL COMMENT 'a message that it has processed',
+  at  BIGINT         NOT NULL,
+  PRIMARY KEY (grp, id),
+  KEY by_at (at)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC`),
+			w.Text(`
+CREATE TABLE IF NOT EXISTS {processed} (
+  id  VARBINARY(128) NOT NULL,
+  grp VARBINARY(128) NOT NULL COMMENT 'the consumer group that says so',
+  at  BIGINT         NOT NULL,
+  PRIMARY KEY (id, grp),
+  KEY by_at (at)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC`),
+			w.Text(`
+CREATE TABLE IF NOT EXISTS {marker} (
+  token BINARY(16)       NOT NULL COMMENT 'one business transaction',
+  dead  TINYINT UNSIGNED NOT NULL COMMENT '0 it committed, 1 it never will',
+  at    BIGINT           NOT NULL,
+  PRIMARY KEY (token),
+  KEY by_at (at)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC`),
+		},
+		Record: w.Text(`
+INSERT INTO {schema} (version, usable_by, applied_at) VALUES (3, 1, ` + clock + `)
+ON DUPLICATE KEY UPDATE usable_by = VALUES(usable_by)`),
 	}}
 }
 
@@ -350,6 +381,29 @@ INSERT INTO {chore} (name, worker, held_until) VALUES (?, ?, {now} + ?)`),
 UPDATE {chore} SET worker = ?, held_until = {now} + ? WHERE name = ?`),
 		EndChore: q(`
 DELETE FROM {chore} WHERE name = ?`),
+
+		// A duplicate is an error that leaves the transaction as it was. INSERT IGNORE would hide more than that.
+		Receive: q(`
+INSERT INTO {inbox} (grp, id, at) VALUES (?, ?, {now})`),
+		// by_at, one range from its beginning.
+		PurgeInbox: q(`
+DELETE FROM {inbox} WHERE at <= {now} - ? ORDER BY at LIMIT ?`),
+		StoreProcessed: q(`
+INSERT INTO {processed} (id, grp, at) VALUES [[(?, ?, {now})]] ON DUPLICATE KEY UPDATE at = at`),
+		// The primary key, one range of each id.
+		ProcessedBy: q(`
+SELECT id, grp FROM {processed} FORCE INDEX (PRIMARY) WHERE id IN ([[?]])`),
+		PurgeProcessed: q(`
+DELETE FROM {processed} WHERE at <= {now} - ? ORDER BY at LIMIT ?`),
+		Mark: q(`
+INSERT INTO {marker} (token, dead, at) VALUES (?, 0, ?)`),
+		// NOWAIT refuses at once where the marker's transaction is open.
+		Marked: q(`
+SELECT dead FROM {marker} WHERE token = ? FOR UPDATE NOWAIT`),
+		Bury: q(`
+INSERT INTO {marker} (token, dead, at) VALUES (?, 1, {now})`),
+		PurgeMarkers: q(`
+DELETE FROM {marker} WHERE at <= {now} - ? ORDER BY at LIMIT ?`),
 
 		Version: q(`
 SELECT COALESCE(MAX(version), 0), COALESCE(MAX(usable_by), 0) FROM {schema}`),

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/go-sql-driver/mysql"
 
@@ -81,4 +82,16 @@ const errLockNowait = 3572
 func locked(err error) bool {
 	var e *mysql.MySQLError
 	return errors.As(err, &e) && (e.Number == errLockWaitTimeout || e.Number == errLockNowait)
+}
+
+// MarkerWitness returns a witness that inserts a row in the business transaction and finds it, or puts a tombstone in its
+// place; see [reliable.Marker]. It asks on the store's own handle.
+func (s *Store) MarkerWitness(horizon time.Duration) (reliable.Witness, error) {
+	return s.NewMarkerWitness(horizon, sqlstore.ConnOf, s.askMarker)
+}
+
+func (s *Store) askMarker(
+	ctx context.Context, look func(context.Context, sqlstore.Conn) (reliable.Fate, error),
+) (reliable.Fate, error) {
+	return s.AskWithLocks(ctx, look, nil, locked)
 }

@@ -5,7 +5,9 @@ package mysqlstore_test
 import (
 	"context"
 	"database/sql"
+	"fmt"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -32,41 +34,82 @@ func orders(t testing.TB) (*sql.DB, *mysqlstore.RowWitness) {
 	return db, witness
 }
 
+// begin starts business transactions.
+func begin(db *sql.DB) func(testing.TB) witnesstest.Business {
+	return func(t testing.TB) witnesstest.Business {
+		tx, err := db.BeginTx(context.Background(), nil)
+		require.NoError(t, err)
+		var connection int64
+		require.NoError(t, tx.QueryRowContext(t.Context(), "SELECT CONNECTION_ID()").Scan(&connection))
+		exec := func(ctx context.Context, statement string, args ...any) error {
+			_, err := tx.ExecContext(ctx, statement, args...)
+			return err
+		}
+		return witnesstest.Business{
+			Tx: tx,
+			Insert: func(ctx context.Context, id reliable.ID) error {
+				return exec(ctx, "INSERT INTO orders (id) VALUES (?)", string(id))
+			},
+			Savepoint: func(ctx context.Context, fn func() error) error {
+				if err := exec(ctx, "SAVEPOINT scope"); err != nil {
+					return err
+				}
+				if err := fn(); err != nil {
+					return err
+				}
+				return exec(ctx, "ROLLBACK TO SAVEPOINT scope")
+			},
+			Commit:   func(context.Context) error { return tx.Commit() },
+			Rollback: func(context.Context) error { return tx.Rollback() },
+			Kill: func(t testing.TB) {
+				_, err := db.ExecContext(t.Context(), "KILL CONNECTION ?", connection)
+				require.NoError(t, err)
+			},
+		}
+	}
+}
+
 func TestRowWitness_conforms(t *testing.T) {
 	witnesstest.Run(t, witnesstest.Harness{Open: func(t testing.TB) witnesstest.Subject {
 		db, witness := orders(t)
-		return witnesstest.Subject{Witness: witness, NotTx: []any{db}, Begin: func(t testing.TB) witnesstest.Business {
-			tx, err := db.BeginTx(context.Background(), nil)
-			require.NoError(t, err)
-			var connection int64
-			require.NoError(t, tx.QueryRowContext(t.Context(), "SELECT CONNECTION_ID()").Scan(&connection))
-			exec := func(ctx context.Context, statement string, args ...any) error {
-				_, err := tx.ExecContext(ctx, statement, args...)
-				return err
-			}
-			return witnesstest.Business{
-				Tx: tx,
-				Insert: func(ctx context.Context, id reliable.ID) error {
-					return exec(ctx, "INSERT INTO orders (id) VALUES (?)", string(id))
-				},
-				Savepoint: func(ctx context.Context, fn func() error) error {
-					if err := exec(ctx, "SAVEPOINT scope"); err != nil {
-						return err
-					}
-					if err := fn(); err != nil {
-						return err
-					}
-					return exec(ctx, "ROLLBACK TO SAVEPOINT scope")
-				},
-				Commit:   func(context.Context) error { return tx.Commit() },
-				Rollback: func(context.Context) error { return tx.Rollback() },
-				Kill: func(t testing.TB) {
-					_, err := db.ExecContext(t.Context(), "KILL CONNECTION ?", connection)
-					require.NoError(t, err)
-				},
-			}
-		}}
+		return witnesstest.Subject{Witness: witness, NotTx: []any{db}, Begin: begin(db)}
 	}})
+}
+
+func TestMarkerWitness_conforms(t *testing.T) {
+	witnesstest.Run(t, witnesstest.Harness{NeedsToken: true, Open: func(t testing.TB) witnesstest.Subject {
+		db, _ := orders(t)
+		witness := marking(t, db)
+		return witnesstest.Subject{Witness: witness, NotTx: []any{db}, Begin: begin(db)}
+	}})
+}
+
+func marking(t testing.TB, db *sql.DB) reliable.Witness {
+	t.Helper()
+	store, err := mysqlstore.New(db)
+	require.NoError(t, err)
+	require.NoError(t, store.Migrate(t.Context()))
+	witness, err := store.MarkerWitness(time.Hour)
+	require.NoError(t, err)
+	return witness
+}
+
+// A marker that is not there may have been purged once its horizon has passed; before that it means that there was no
+// commit.
+func TestMarkerWitness_knowsNothingBeyondItsHorizon(t *testing.T) {
+	db, _ := orders(t)
+	witness := marking(t, db)
+	var now int64
+	require.NoError(t, db.QueryRowContext(t.Context(),
+		"SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6))").Scan(&now))
+	for age, want := range map[time.Duration]reliable.Fate{
+		30 * time.Minute: reliable.FateAborted, 61 * time.Minute: reliable.FateUnknowable, -time.Hour: reliable.FateUnknowable,
+	} {
+		token := reliable.Token(fmt.Sprintf("mk1:%032x:%d", int64(age+2*time.Hour), now-age.Microseconds()))
+		fate, err := witness.Ask(t.Context(), "order-1", token)
+		require.NoError(t, err)
+		assert.Equal(t, want, fate, "%v", age)
+	}
 }
 
 // A row that a transaction breaks a deadlock by giving up is gone with it; the retry has the same id.

@@ -129,6 +129,38 @@ CREATE INDEX IF NOT EXISTS "{prefix}outbox_topics" ON {outbox} (status, topic, (
 		},
 		Record: w.Text(`
 INSERT INTO {schema} (version, usable_by, applied_at) VALUES (2, 1, ` + clock + `) ON CONFLICT DO NOTHING`),
+	}, {
+		Version: 3, UsableBy: 1, About: "what consumers have processed, and which business transactions committed",
+		Statements: []string{
+			w.Text(`
+CREATE TABLE IF NOT EXISTS {inbox} (
+  grp text COLLATE "C" NOT NULL,              -- consumer group
+  id  text COLLATE "C" NOT NULL,              -- a message that it has processed
+  at  bigint NOT NULL,
+  PRIMARY KEY (grp, id)
+)`),
+			w.Text(`
+CREATE INDEX IF NOT EXISTS "{prefix}inbox_at" ON {inbox} (at)`),
+			w.Text(`
+CREATE TABLE IF NOT EXISTS {processed} (
+  id  text COLLATE "C" NOT NULL,
+  grp text COLLATE "C" NOT NULL,              -- the consumer group that says so
+  at  bigint NOT NULL,
+  PRIMARY KEY (id, grp)
+)`),
+			w.Text(`
+CREATE INDEX IF NOT EXISTS "{prefix}processed_at" ON {processed} (at)`),
+			w.Text(`
+CREATE TABLE IF NOT EXISTS {marker} (
+  token bytea    NOT NULL PRIMARY KEY,        -- one business transaction
+  dead  smallint NOT NULL,                    -- 0 it committed, 1 it never will
+  at    bigint   NOT NULL
+)`),
+			w.Text(`
+CREATE INDEX IF NOT EXISTS "{prefix}marker_at" ON {marker} (at)`),
+		},
+		Record: w.Text(`
+INSERT INTO {schema} (version, usable_by, applied_at) VALUES (3, 1, ` + clock + `) ON CONFLICT DO NOTHING`),
 	}}
 }
 
@@ -376,6 +408,35 @@ INSERT INTO {chore} (name, worker, held_until) VALUES ($1, $2, {now} + $3)`),
 UPDATE {chore} SET worker = $1, held_until = {now} + $2 WHERE name = $3`),
 		EndChore: q(`
 DELETE FROM {chore} WHERE name = $1`),
+
+		Receive: q(`
+INSERT INTO {inbox} (grp, id, at) VALUES ($1, $2, {now}) ON CONFLICT DO NOTHING`),
+		// inbox_at, one range from its beginning.
+		PurgeInbox: q(`
+DELETE FROM {inbox} WHERE (grp, id) IN (
+  SELECT grp, id FROM {inbox} WHERE at <= {now} - $1 ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED
+)`),
+		StoreProcessed: q(`
+INSERT INTO {processed} (id, grp, at)
+SELECT u.id, u.grp, {now} FROM unnest($1::text[], $2::text[]) AS u (id, grp)
+ON CONFLICT DO NOTHING`),
+		// The primary key, one range of each id.
+		ProcessedBy: q(`
+SELECT id, grp FROM {processed} WHERE id = ANY ($1::text[])`),
+		PurgeProcessed: q(`
+DELETE FROM {processed} WHERE (id, grp) IN (
+  SELECT id, grp FROM {processed} WHERE at <= {now} - $1 ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED
+)`),
+		Mark: q(`
+INSERT INTO {marker} (token, dead, at) VALUES ($1, 0, $2)`),
+		Marked: q(`
+SELECT dead FROM {marker} WHERE token = $1`),
+		Bury: q(`
+INSERT INTO {marker} (token, dead, at) VALUES ($1, 1, {now}) ON CONFLICT DO NOTHING`),
+		PurgeMarkers: q(`
+DELETE FROM {marker} WHERE token IN (
+  SELECT token FROM {marker} WHERE at <= {now} - $1 ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED
+)`),
 
 		Version: q(`
 SELECT COALESCE(max(version), 0), COALESCE(max(usable_by), 0) FROM {schema}`),

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -157,4 +158,40 @@ func parseToken(token reliable.Token) (server, int64, bool) {
 		return server{}, 0, false
 	}
 	return server{part[1], part[2], statistics}, xid, true
+}
+
+// MarkerWitness returns a witness that inserts a row in the business transaction and finds it, or puts a tombstone in its
+// place; see [reliable.Marker]. It asks on the store's own handle, and certain is what it says after a crash too, where
+// [NewWitness] must say that it does not know.
+func (s *Store) MarkerWitness(horizon time.Duration) (reliable.Witness, error) {
+	return s.NewMarkerWitness(horizon, connOf, s.askMarker)
+}
+
+// An INSERT waits for a transaction that has inserted the same key and is open.
+const impatience = `SET LOCAL lock_timeout = '100ms'`
+
+func (s *Store) askMarker(
+	ctx context.Context, look func(context.Context, sqlstore.Conn) (reliable.Fate, error),
+) (reliable.Fate, error) {
+	return s.AskWithLocks(ctx, look, func(ctx context.Context, conn sqlstore.Conn) error {
+		_, err := conn.Exec(ctx, impatience)
+		return err
+	}, lockTaken)
+}
+
+// lockNotAvailable is the code by which a statement gives up a lock.
+const lockNotAvailable = "55P03"
+
+func lockTaken(err error) bool {
+	refused, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && refused.Code == lockNotAvailable
+}
+
+// Receive records in tx, which [Store.Bind] takes, that a group processes a message; see [reliable.Inbox].
+func (s *Store) Receive(ctx context.Context, tx any, group string, id reliable.ID) (bool, error) {
+	conn, err := connOf(tx)
+	if err != nil {
+		return false, fmt.Errorf("postgresstore: receive: %w", err)
+	}
+	return s.ReceiveOn(ctx, conn, group, id)
 }

@@ -5,9 +5,11 @@ package postgresstore_test
 import (
 	"context"
 	"database/sql"
+	"fmt"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -23,78 +25,117 @@ import (
 
 const createOrders = `CREATE TABLE orders (id text PRIMARY KEY)`
 
-func TestWitness_conformsOnDatabaseSQL(t *testing.T) {
-	witnesstest.Run(t, witnesstest.Harness{NeedsToken: true, Open: func(t testing.TB) witnesstest.Subject {
-		db := openDB(t, testenv.Postgres(t))
-		_, err := db.ExecContext(t.Context(), createOrders)
+// beginSQL starts business transactions on database/sql.
+func beginSQL(db *sql.DB) func(testing.TB) witnesstest.Business {
+	return func(t testing.TB) witnesstest.Business {
+		tx, err := db.BeginTx(context.Background(), nil)
 		require.NoError(t, err)
-		witness, err := postgresstore.NewWitness(db)
-		require.NoError(t, err)
-		return witnesstest.Subject{Witness: witness, NotTx: []any{db}, Begin: func(t testing.TB) witnesstest.Business {
-			tx, err := db.BeginTx(context.Background(), nil)
-			require.NoError(t, err)
-			var backend int64
-			require.NoError(t, tx.QueryRowContext(t.Context(), `SELECT pg_backend_pid()`).Scan(&backend))
-			return witnesstest.Business{
-				Tx: tx,
-				Insert: func(ctx context.Context, id reliable.ID) error {
-					_, err := tx.ExecContext(ctx, `INSERT INTO orders (id) VALUES ($1)`, string(id))
-					return err
-				},
-				Savepoint: func(ctx context.Context, fn func() error) error {
-					return scoped(func(statement string) error {
-						_, err := tx.ExecContext(ctx, statement)
-						return err
-					}, fn)
-				},
-				Commit:   func(context.Context) error { return tx.Commit() },
-				Rollback: func(context.Context) error { return tx.Rollback() },
-				Kill:     func(t testing.TB) { terminate(t, db, backend) },
-			}
-		}}
-	}})
+		var backend int64
+		require.NoError(t, tx.QueryRowContext(t.Context(), `SELECT pg_backend_pid()`).Scan(&backend))
+		exec := func(ctx context.Context, statement string, args ...any) error {
+			_, err := tx.ExecContext(ctx, statement, args...)
+			return err
+		}
+		return witnesstest.Business{
+			Tx: tx,
+			Insert: func(ctx context.Context, id reliable.ID) error {
+				return exec(ctx, `INSERT INTO orders (id) VALUES ($1)`, string(id))
+			},
+			Savepoint: scoped(exec),
+			Commit:    func(context.Context) error { return tx.Commit() },
+			Rollback:  func(context.Context) error { return tx.Rollback() },
+			Kill:      func(t testing.TB) { terminate(t, db, backend) },
+		}
+	}
 }
 
-func TestWitness_conformsOnPgx(t *testing.T) {
-	witnesstest.Run(t, witnesstest.Harness{NeedsToken: true, Open: func(t testing.TB) witnesstest.Subject {
-		url := testenv.Postgres(t)
-		pool, db := openPool(t, url), openDB(t, url)
-		_, err := pool.Exec(t.Context(), createOrders)
+// beginPgx starts business transactions on pgx; db is for what ends them from outside.
+func beginPgx(pool *pgxpool.Pool, db *sql.DB) func(testing.TB) witnesstest.Business {
+	return func(t testing.TB) witnesstest.Business {
+		tx, err := pool.Begin(context.Background())
 		require.NoError(t, err)
-		witness, err := postgresstore.NewWitness(pool)
-		require.NoError(t, err)
-		return witnesstest.Subject{Witness: witness, NotTx: []any{pool}, Begin: func(t testing.TB) witnesstest.Business {
-			tx, err := pool.Begin(context.Background())
-			require.NoError(t, err)
-			return witnesstest.Business{
-				Tx: tx,
-				Insert: func(ctx context.Context, id reliable.ID) error {
-					_, err := tx.Exec(ctx, `INSERT INTO orders (id) VALUES ($1)`, string(id))
-					return err
-				},
-				Savepoint: func(ctx context.Context, fn func() error) error {
-					return scoped(func(statement string) error {
-						_, err := tx.Exec(ctx, statement)
-						return err
-					}, fn)
-				},
-				Commit:   tx.Commit,
-				Rollback: tx.Rollback,
-				Kill:     func(t testing.TB) { terminate(t, db, int64(tx.Conn().PgConn().PID())) },
-			}
-		}}
-	}})
+		exec := func(ctx context.Context, statement string, args ...any) error {
+			_, err := tx.Exec(ctx, statement, args...)
+			return err
+		}
+		return witnesstest.Business{
+			Tx: tx,
+			Insert: func(ctx context.Context, id reliable.ID) error {
+				return exec(ctx, `INSERT INTO orders (id) VALUES ($1)`, string(id))
+			},
+			Savepoint: scoped(exec),
+			Commit:    tx.Commit,
+			Rollback:  tx.Rollback,
+			Kill:      func(t testing.TB) { terminate(t, db, int64(tx.Conn().PgConn().PID())) },
+		}
+	}
 }
 
 // scoped runs fn in a savepoint and takes it back.
-func scoped(exec func(statement string) error, fn func() error) error {
-	if err := exec(`SAVEPOINT scope`); err != nil {
-		return err
+func scoped(exec func(ctx context.Context, statement string, args ...any) error) func(context.Context, func() error) error {
+	return func(ctx context.Context, fn func() error) error {
+		if err := exec(ctx, `SAVEPOINT scope`); err != nil {
+			return err
+		}
+		if err := fn(); err != nil {
+			return err
+		}
+		return exec(ctx, `ROLLBACK TO SAVEPOINT scope`)
 	}
-	if err := fn(); err != nil {
-		return err
+}
+
+func TestWitness_conforms(t *testing.T) {
+	for _, driver := range []string{"database/sql", "pgx"} {
+		for _, kind := range []string{"by transaction id", "by marker"} {
+			t.Run(driver+" "+kind, func(t *testing.T) {
+				witnesstest.Run(t, witnesstest.Harness{NeedsToken: true, Open: func(t testing.TB) witnesstest.Subject {
+					return witnessed(t, driver == "pgx", kind == "by marker")
+				}})
+			})
+		}
 	}
-	return exec(`ROLLBACK TO SAVEPOINT scope`)
+}
+
+func witnessed(t testing.TB, onPgx, marking bool) witnesstest.Subject {
+	t.Helper()
+	url := testenv.Postgres(t)
+	db := openDB(t, url)
+	_, err := db.ExecContext(t.Context(), createOrders)
+	require.NoError(t, err)
+	subject := witnesstest.Subject{NotTx: []any{db}, Begin: beginSQL(db)}
+	own := any(db)
+	store, err := postgresstore.New(db)
+	if onPgx {
+		pool := openPool(t, url)
+		subject.NotTx, subject.Begin, own = []any{pool}, beginPgx(pool, db), pool
+		store, err = postgresstore.NewPgx(pool)
+	}
+	if marking {
+		subject.Witness, err = migrated(t, store, err).MarkerWitness(time.Hour)
+	} else {
+		subject.Witness, err = postgresstore.NewWitness(own)
+	}
+	require.NoError(t, err)
+	return subject
+}
+
+// A marker that is not there may have been purged once its horizon has passed; before that it means that there was no
+// commit.
+func TestMarkerWitness_knowsNothingBeyondItsHorizon(t *testing.T) {
+	db := openDB(t, testenv.Postgres(t))
+	store, err := postgresstore.New(db)
+	witness, err := migrated(t, store, err).MarkerWitness(time.Hour)
+	require.NoError(t, err)
+	var now int64
+	require.NoError(t, db.QueryRowContext(t.Context(), `SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint`).Scan(&now))
+	for age, want := range map[time.Duration]reliable.Fate{
+		30 * time.Minute: reliable.FateAborted, 61 * time.Minute: reliable.FateUnknowable, -time.Hour: reliable.FateUnknowable,
+	} {
+		token := reliable.Token(fmt.Sprintf("mk1:%032x:%d", int64(age+2*time.Hour), now-age.Microseconds()))
+		fate, err := witness.Ask(t.Context(), "order-1", token)
+		require.NoError(t, err)
+		assert.Equal(t, want, fate, "%v", age)
+	}
 }
 
 func terminate(t testing.TB, db *sql.DB, backend int64) {

@@ -117,6 +117,38 @@ CREATE INDEX IF NOT EXISTS "{prefix}outbox_topics" ON {outbox} (status, topic, d
 		},
 		Record: w.Text(`
 INSERT INTO {schema} (version, usable_by, applied_at) VALUES (2, 1, ` + clock + `) ON CONFLICT DO NOTHING`),
+	}, {
+		Version: 3, UsableBy: 1, About: "what consumers have processed, and which business transactions committed",
+		Statements: []string{
+			w.Text(`
+CREATE TABLE IF NOT EXISTS {inbox} (
+  grp TEXT    NOT NULL,                       -- consumer group
+  id  TEXT    NOT NULL,                       -- a message that it has processed
+  at  INTEGER NOT NULL,
+  PRIMARY KEY (grp, id)
+) WITHOUT ROWID`),
+			w.Text(`
+CREATE INDEX IF NOT EXISTS "{prefix}inbox_at" ON {inbox} (at)`),
+			w.Text(`
+CREATE TABLE IF NOT EXISTS {processed} (
+  id  TEXT    NOT NULL,
+  grp TEXT    NOT NULL,                       -- the consumer group that says so
+  at  INTEGER NOT NULL,
+  PRIMARY KEY (id, grp)
+) WITHOUT ROWID`),
+			w.Text(`
+CREATE INDEX IF NOT EXISTS "{prefix}processed_at" ON {processed} (at)`),
+			w.Text(`
+CREATE TABLE IF NOT EXISTS {marker} (
+  token BLOB    NOT NULL PRIMARY KEY,         -- one business transaction
+  dead  INTEGER NOT NULL,                     -- 0 it committed, 1 it never will
+  at    INTEGER NOT NULL
+) WITHOUT ROWID`),
+			w.Text(`
+CREATE INDEX IF NOT EXISTS "{prefix}marker_at" ON {marker} (at)`),
+		},
+		Record: w.Text(`
+INSERT INTO {schema} (version, usable_by, applied_at) VALUES (3, 1, ` + clock + `) ON CONFLICT DO NOTHING`),
 	}}
 }
 
@@ -321,6 +353,25 @@ INSERT INTO {chore} (name, worker, held_until) VALUES (?, ?, {now} + ?)`),
 UPDATE {chore} SET worker = ?, held_until = {now} + ? WHERE name = ?`),
 		EndChore: q(`
 DELETE FROM {chore} WHERE name = ?`),
+
+		Receive: q(`
+INSERT INTO {inbox} (grp, id, at) VALUES (?, ?, {now}) ON CONFLICT DO NOTHING`),
+		PurgeInbox: q(`
+DELETE FROM {inbox} WHERE (grp, id) IN (SELECT grp, id FROM {inbox} WHERE at <= {now} - ? ORDER BY at LIMIT ?)`),
+		StoreProcessed: q(`
+INSERT INTO {processed} (id, grp, at) VALUES [[(?, ?, {now})]] ON CONFLICT DO NOTHING`),
+		ProcessedBy: q(`
+SELECT id, grp FROM {processed} WHERE id IN ([[?]])`),
+		PurgeProcessed: q(`
+DELETE FROM {processed} WHERE (id, grp) IN (SELECT id, grp FROM {processed} WHERE at <= {now} - ? ORDER BY at LIMIT ?)`),
+		Mark: q(`
+INSERT INTO {marker} (token, dead, at) VALUES (?, 0, ?)`),
+		Marked: q(`
+SELECT dead FROM {marker} WHERE token = ?`),
+		Bury: q(`
+INSERT INTO {marker} (token, dead, at) VALUES (?, 1, {now}) ON CONFLICT DO NOTHING`),
+		PurgeMarkers: q(`
+DELETE FROM {marker} WHERE (token) IN (SELECT token FROM {marker} WHERE at <= {now} - ? ORDER BY at LIMIT ?)`),
 
 		Version: q(`
 SELECT COALESCE(MAX(version), 0), COALESCE(MAX(usable_by), 0) FROM {schema}`),

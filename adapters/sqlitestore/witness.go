@@ -61,19 +61,46 @@ func (w *RowWitness) Mark(_ context.Context, tx any) (reliable.Token, error) {
 
 // Ask implements [reliable.Witness]; the token is not needed.
 func (w *RowWitness) Ask(ctx context.Context, id reliable.ID, _ reliable.Token) (reliable.Fate, error) {
-	conn, err := w.db.Conn(ctx)
-	if err != nil {
-		return 0, fmt.Errorf("sqlitestore: ask: %w", err)
-	}
-	defer conn.Close()
-	fate, err := w.askOn(ctx, conn, id)
+	fate, err := underWriteLock(ctx, w.db, func(conn *sql.Conn) (reliable.Fate, error) {
+		var found int
+		err := conn.QueryRowContext(ctx, w.ask, w.row.ValueOf(id)).Scan(&found)
+		switch {
+		case err == nil:
+			return reliable.FateCommitted, nil
+		case errors.Is(err, sql.ErrNoRows):
+			return reliable.FateAborted, nil
+		}
+		return 0, err
+	})
 	if err != nil {
 		return 0, fmt.Errorf("sqlitestore: ask: %w", err)
 	}
 	return fate, nil
 }
 
-func (w *RowWitness) askOn(ctx context.Context, conn *sql.Conn, id reliable.ID) (reliable.Fate, error) {
+// MarkerWitness returns a witness that inserts a row in the business transaction and finds it, or puts a tombstone in its
+// place; see [reliable.Marker]. It asks on the store's own handle, under SQLite's write lock, as a [RowWitness] does.
+func (s *Store) MarkerWitness(horizon time.Duration) (reliable.Witness, error) {
+	return s.NewMarkerWitness(horizon, sqlstore.ConnOf, s.askMarker)
+}
+
+func (s *Store) askMarker(
+	ctx context.Context, look func(context.Context, sqlstore.Conn) (reliable.Fate, error),
+) (reliable.Fate, error) {
+	return underWriteLock(ctx, s.db.DB, func(conn *sql.Conn) (reliable.Fate, error) {
+		return look(ctx, sqlstore.SQLConn{On: conn})
+	})
+}
+
+// underWriteLock runs look while nobody else is writing; who holds the lock too long has a transaction open.
+func underWriteLock(
+	ctx context.Context, db *sql.DB, look func(*sql.Conn) (reliable.Fate, error),
+) (fate reliable.Fate, err error) {
+	conn, err := db.Conn(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
 	restore, err := limitWait(ctx, conn)
 	if err != nil {
 		return 0, err
@@ -85,16 +112,15 @@ func (w *RowWitness) askOn(ctx context.Context, conn *sql.Conn, id reliable.ID) 
 		}
 		return 0, err
 	}
-	defer func() { _, _ = conn.ExecContext(context.WithoutCancel(ctx), "ROLLBACK") }()
-	var found int
-	err = conn.QueryRowContext(ctx, w.ask, w.row.ValueOf(id)).Scan(&found)
-	switch {
-	case err == nil:
-		return reliable.FateCommitted, nil
-	case errors.Is(err, sql.ErrNoRows):
-		return reliable.FateAborted, nil
+	over := context.WithoutCancel(ctx)
+	if fate, err = look(conn); err == nil {
+		_, err = conn.ExecContext(over, "COMMIT")
 	}
-	return 0, err
+	if err != nil {
+		_, _ = conn.ExecContext(over, "ROLLBACK")
+		return 0, err
+	}
+	return fate, nil
 }
 
 // limitWait shortens how long the connection waits for the lock, and returns what sets it back.

@@ -42,6 +42,12 @@ type broken struct {
 	rollback    func(ctx context.Context, tx *memstore.Tx) error
 	savepoint   func(ctx context.Context, tx *memstore.Tx) (reliable.Savepoint, error)
 	reopen      func() reliable.Store
+
+	receive        func(ctx context.Context, tx any, group string, id reliable.ID) (bool, error)
+	storeProcessed func(ctx context.Context, confirms []reliable.Processed) error
+	processedBy    func(ctx context.Context, ids []reliable.ID) (map[reliable.ID][]string, error)
+	purgeOldest    func(ctx context.Context, olderThan time.Duration, limit int) (int, error)
+	markerWitness  func(horizon time.Duration) (reliable.Witness, error)
 }
 
 type (

@@ -28,13 +28,16 @@ const (
 	Compensation Ability = "Compensator"
 	Operation    Ability = "Operator"
 	OwnLimits    Ability = "Limited"
+	Receiving    Ability = "Inbox"
+	Confirming   Ability = "Confirmations"
+	Marking      Ability = "Marker"
 )
 
 // AllAbilities lists every ability that the suite knows.
 func AllAbilities() []Ability {
 	return []Ability{
 		Transactions, Holds, Inspection, Purging, Election, WakeUps, SelfCheck, Compensation, Operation,
-		OwnLimits,
+		OwnLimits, Receiving, Confirming, Marking,
 	}
 }
 
@@ -60,6 +63,12 @@ func (a Ability) of(store reliable.Store) bool {
 		return has[reliable.Operator](store)
 	case OwnLimits:
 		return has[reliable.Limited](store)
+	case Receiving:
+		return has[reliable.Inbox](store)
+	case Confirming:
+		return has[reliable.Confirmations](store)
+	case Marking:
+		return has[reliable.Marker](store)
 	}
 	return false
 }
@@ -212,6 +221,7 @@ func Checks() []Check {
 		{"Decide", decideChecks}, {"Decide", overruleChecks}, {"Decide", modelChecks},
 		{"Decide", crowdChecks},
 		{"Inspect", inspectChecks}, {"Purge", purgeChecks}, {"Fleet", fleetChecks},
+		{"Inbox", inboxChecks}, {"Processed", processedChecks}, {"Marker", markerChecks},
 	} {
 		for _, check := range group.checks {
 			check.Name = group.subject + "_" + strings.ReplaceAll(check.Name, " ", "_")

@@ -177,6 +177,24 @@ type Statements struct {
 	// AddChore inserts a term: name, worker, lease; SetChore changes it: worker, lease, name; EndChore ends it: name.
 	AddChore, SetChore, EndChore Statement
 
+	// Receive records a message in the inbox: group, id. It affects no row, or fails as a duplicate, if it is there.
+	Receive Statement
+	// PurgeInbox deletes the oldest entries: olderThan, limit.
+	PurgeInbox Statement
+	// StoreProcessed stores processed confirms and skips those that are there: [id] [group].
+	StoreProcessed Statement
+	// ProcessedBy returns id, group: [id].
+	ProcessedBy Statement
+	// PurgeProcessed deletes the oldest confirms: olderThan, limit.
+	PurgeProcessed Statement
+	// Mark inserts a commit marker: token, at.
+	Mark Statement
+	// Marked returns dead, without a lock: token. Bury puts a tombstone where no marker is: token. It affects no row, or
+	// fails as a duplicate, if one is there.
+	Marked, Bury Statement
+	// PurgeMarkers deletes the oldest markers and tombstones: olderThan, limit.
+	PurgeMarkers Statement
+
 	// Version returns the newest version, and the oldest program that can use it.
 	Version Statement
 }

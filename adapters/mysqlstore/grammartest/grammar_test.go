@@ -247,6 +247,33 @@ func exercisePeople(t *testing.T, store *mysqlstore.Store) {
 	}
 }
 
+// remember has the store say what it does for consumers and witnesses.
+func remember(t *testing.T, store *mysqlstore.Store) {
+	t.Helper()
+	ctx := t.Context()
+	witness, err := store.MarkerWitness(time.Hour)
+	require.NoError(t, err)
+	tx, err := store.Begin(ctx, nil)
+	require.NoError(t, err)
+	_, err = store.Receive(ctx, tx.Native(), "billing", "order-1")
+	require.NoError(t, err)
+	token, err := witness.Mark(ctx, tx.Native())
+	require.NoError(t, err)
+	require.NoError(t, tx.Rollback(ctx))
+	fate, err := witness.Ask(ctx, "order-1", token)
+	require.NoError(t, err)
+	require.Equal(t, reliable.FateAborted, fate)
+	require.NoError(t, store.StoreProcessed(ctx, reliable.Processed{ID: "order-1", Group: "billing"}))
+	_, err = store.ProcessedBy(ctx, "order-1")
+	require.NoError(t, err)
+	for _, purge := range []func(context.Context, time.Duration, int) (int, error){
+		store.PurgeInbox, store.PurgeProcessed, store.PurgeMarkers,
+	} {
+		_, err = purge(ctx, 0, 10)
+		require.NoError(t, err)
+	}
+}
+
 func TestStatements_areAllOfMySQL8(t *testing.T) {
 	config, err := mysql.ParseDSN(testenv.MariaDB(t))
 	require.NoError(t, err)
@@ -259,6 +286,7 @@ func TestStatements_areAllOfMySQL8(t *testing.T) {
 	store, err := mysqlstore.New(db)
 	require.NoError(t, err)
 	exercise(t, store)
+	remember(t, store)
 
 	grammar := parser.New()
 	parse := func(query string) error {
@@ -284,7 +312,8 @@ func TestStatements_areAllOfMySQL8(t *testing.T) {
 		"SKIP LOCKED", "LOCK IN SHARE MODE", "ON DUPLICATE KEY UPDATE", "OFFSET", "DELETE FROM `waybill_head`",
 		"DELETE FROM `waybill_hold`", "DELETE FROM `waybill_outbox`", "DELETE FROM `waybill_chore`", "GET_LOCK", "SAVEPOINT",
 		"CREATE TABLE", "INSERT INTO `waybill_decision`", "DELETE FROM `waybill_decision`", "LOCATE", "FOR UPDATE",
-		"stored_at > ",
+		"stored_at > ", "INSERT INTO `waybill_inbox`", "INSERT INTO `waybill_processed`", "INSERT INTO `waybill_marker`", "NOWAIT",
+		"DELETE FROM `waybill_marker`",
 	} {
 		require.Contains(t, text, part)
 	}
