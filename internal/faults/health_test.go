@@ -28,7 +28,7 @@ const (
 	probeSlack = time.Second
 )
 
-// asks asks a path, and fails if the answer takes longer than it may.
+// asks requests a path, and fails if the answer takes longer than it may.
 func asks(t *testing.T, h http.Handler, path string) (code int, codes []health.Code) {
 	t.Helper()
 	recorder, began := httptest.NewRecorder(), time.Now()

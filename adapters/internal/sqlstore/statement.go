@@ -41,7 +41,9 @@ type Writer struct{ replacer *strings.Replacer }
 // as name, text pairs; {now} is the database's clock.
 func NewWriter(prefix, quote string, expressions ...string) Writer {
 	var pairs []string
-	for _, table := range []string{"outbox", "lane", "head", "hold", "history", "decision", "chore", "inbox", "processed", "marker", "schema"} {
+	for _, table := range []string{
+		"outbox", "lane", "head", "hold", "history", "decision", "chore", "inbox", "processed", "marker", "schema",
+	} {
 		pairs = append(pairs, "{"+table+"}", quote+prefix+table+quote)
 	}
 	pairs = append(pairs,
