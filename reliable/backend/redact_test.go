@@ -32,7 +32,7 @@ func FuzzOpen_neverTellsAPassword(f *testing.F) {
 	const marker = "S3CR3T"
 	f.Fuzz(func(t *testing.T, before, after, host, path, query string) {
 		if strings.Contains(host+path+query, marker) {
-			t.Skip("the secret is in a place that is not secret")
+			return // the secret is in a place that is not secret
 		}
 		for _, scheme := range []string{"mysql", "postgres", "amqp", "kafka", "nats", "other"} {
 			for _, password := range []string{before + marker + after, url.PathEscape(before + marker + after)} {
