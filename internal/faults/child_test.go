@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -46,6 +47,7 @@ type job struct {
 	Prefix   string // of its orders' ids
 	Orders   int    // how many it places; then it goes on relaying
 	Stand    point
+	StopAt   int // in place of standing still for good, it stops itself (SIGSTOP) the n-th time that it comes to Stand
 	Lease    time.Duration
 	Sweep    bool // makes single passes in place of running
 
@@ -84,7 +86,7 @@ func (j job) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	stand := &standstill{at: j.Stand}
+	stand := &standstill{at: j.Stand, stopAt: int64(j.StopAt)}
 	options := []tagging.Option{tagging.WithLease(j.Lease), tagging.WithLogger(logger), tagging.WithoutRetention()}
 	if j.Sweep {
 		options = append(options, tagging.Classic(classicInterval, 3))
@@ -143,14 +145,23 @@ func sweep(ctx context.Context, outbox *tagging.Outbox) error {
 // outboxRuns reports whether the relay has begun: what is placed before is stored without a lease.
 func outboxRuns(outbox *tagging.Outbox) bool { return outbox.Running() }
 
-// standstill says where a child is, and stays there.
+// standstill says where a child is, and stays there, or stops the whole process there once.
 type standstill struct {
-	at   point
-	once sync.Once
+	at     point
+	stopAt int64 // 0: for good, at the first time
+	times  atomic.Int64
+	once   sync.Once
 }
 
 func (s *standstill) reach(p point) {
 	if p != s.at {
+		return
+	}
+	if s.stopAt > 0 {
+		if s.times.Add(1) == s.stopAt {
+			fmt.Println("at", p)
+			_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+		}
 		return
 	}
 	s.once.Do(func() { fmt.Println("at", p) })
