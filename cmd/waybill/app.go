@@ -39,7 +39,10 @@ func brokers() backend.Brokers {
 func unchanged(sqlite backend.Kind[backend.Store]) backend.Kind[backend.Store] {
 	open := sqlite.Open
 	sqlite.Open = func(ctx context.Context, u *url.URL) (backend.Store, error) {
-		parameters := u.Query()
+		parameters, err := url.ParseQuery(u.RawQuery)
+		if err != nil {
+			return open(ctx, u) // which says so, where to write them anew would lose some
+		}
 		for _, name := range []string{"create", "migrate"} {
 			if !parameters.Has(name) {
 				parameters.Set(name, "false")

@@ -98,8 +98,8 @@ func making(address string) string {
 	if err != nil || u.Scheme != "sqlite" {
 		return address
 	}
-	parameters := u.Query()
-	if parameters.Has("create") {
+	parameters, err := url.ParseQuery(u.RawQuery)
+	if err != nil || parameters.Has("create") {
 		return address
 	}
 	parameters.Set("create", "true")

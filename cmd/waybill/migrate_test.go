@@ -61,6 +61,18 @@ func TestSQLite_aFileThatIsNotThereIsMadeByMigrateOnly(t *testing.T) {
 	assert.Zero(t, waybill(t, "sqlite:"+path, "status").code)
 }
 
+func TestSQLite_parametersThatCannotBeParsedAreRefused(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "orders.db")
+	for _, parameters := range []string{"table_prefix=shop_;synchronous=normal", "table_prefix=%zz"} {
+		for _, args := range [][]string{{"status"}, {"migrate", "apply"}} {
+			result := waybill(t, "sqlite:"+file+"?"+parameters, args...)
+			assert.Equal(t, exitUsage, result.code, "%v", result)
+			assert.Contains(t, result.stderr, "parameters that cannot be parsed")
+			assert.NoFileExists(t, file, "%v", result)
+		}
+	}
+}
+
 func TestSQLite_anotherProgramsFileIsLeftAlone(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "letter.txt")
 	letter := []byte("Dear operator, this is no database, whatever you take it for.\n")
