@@ -59,6 +59,9 @@ type job struct {
 
 // runAsChild does the job in the environment, if there is one, and does not return then.
 func runAsChild() bool {
+	if os.Getenv(natsVariable) != "" {
+		serveNATS()
+	}
 	text := os.Getenv(childVariable)
 	if text == "" {
 		return false
