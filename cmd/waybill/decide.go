@@ -211,9 +211,9 @@ func (d *decision) confirm(ctx context.Context, operator *tagging.Operator) erro
 	asks := d.app.canAsk() && !d.readFromInput
 	count, what := len(d.ids), "messages"
 	if d.ids == nil {
-		enough := 2 // to know that nobody can be asked
-		if asks {
-			enough = d.limit
+		enough := d.limit
+		if !asks && enough != 1 {
+			enough = 2 // is as good as any number: nobody can be asked
 		}
 		var err error
 		if count, err = d.count(ctx, operator, enough); err != nil {

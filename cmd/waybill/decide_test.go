@@ -71,9 +71,13 @@ func TestDecide_manyAskFirstAndAreRefusedWhereNobodyCanBeAsked(t *testing.T) {
 		assert.Equal(t, 700, parsed[tally](t, limited).Decided)
 		assert.Equal(t, 700, statusOf(t, store, ids)[reliable.Pending])
 
+		single := waybill(t, url, "requeue", "--topic", "orders.placed", "--why", "one needs no question", "--limit", "1")
+		assert.Equal(t, exitPartly, single.code, "%v", single)
+		assert.Equal(t, 701, statusOf(t, store, ids)[reliable.Pending])
+
 		rest := waybill(t, url, "requeue", "--topic", "orders.placed", "--why", "then the rest", "--yes")
 		assert.Zero(t, rest.code, "%v", rest)
-		assert.Contains(t, rest.stdout, "requeue: 500 messages decided by ")
+		assert.Contains(t, rest.stdout, "requeue: 499 messages decided by ")
 		assert.Equal(t, 1200, statusOf(t, store, ids)[reliable.Pending])
 
 		none := waybill(t, url, "requeue", "--topic", "orders.placed", "--why", "again", "--yes")

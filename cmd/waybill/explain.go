@@ -50,7 +50,8 @@ type shown struct{ payload, metadata bool }
 func (a *app) explain(ctx context.Context, operator *tagging.Operator, ids []string, show shown) error {
 	documents := []lifeDocument{}
 	var missing []string
-	for i, id := range ids {
+	told := 0
+	for _, id := range ids {
 		life, err := operator.Explain(ctx, reliable.ID(id))
 		switch {
 		case err != nil:
@@ -60,9 +61,10 @@ func (a *app) explain(ctx context.Context, operator *tagging.Operator, ids []str
 		case a.format == formatJSON:
 			documents = append(documents, lifeOf(life, show))
 		default:
-			if i > 0 {
+			if told > 0 {
 				a.say("\n")
 			}
+			told++
 			a.tell(life, show)
 		}
 	}
@@ -147,10 +149,16 @@ func maybeSent(r *reliable.Record) string {
 	switch {
 	case r.Status == reliable.Confirmed || r.LateAck:
 		return "yes, the broker acked it"
-	case r.Status == reliable.Pending && r.LeasedBy != "":
-		return "perhaps just now: an attempt is under way"
 	case r.MayHaveBeenSent:
 		return "yes: an answer was lost or a lease ran out, so the broker may have a copy"
+	case r.Status == reliable.Pending && r.LeasedBy != "" && r.DueIn > 0:
+		return "perhaps just now: an attempt is under way"
+	case r.Status == reliable.Pending && r.LeasedBy != "":
+		return "perhaps: its lease ran out, and what became of the attempt was not recorded"
+	case r.Attempts == 0 && !slices.ContainsFunc(r.History, func(e reliable.HistoryEntry) bool {
+		return e.Kind == reliable.AttemptEnded
+	}):
+		return "no: no attempt of it is recorded"
 	}
 	return "no: every answer so far was a definite one"
 }
@@ -174,15 +182,18 @@ func when(in time.Duration) string {
 
 // advice is what a person can do.
 func advice(life *tagging.Life) string {
-	id := quoted(string(life.Record.ID))
 	switch life.Next.State {
 	case tagging.Undelivered, tagging.CompensationLater:
-		return fmt.Sprintf("\n  waybill requeue %[1]s --why ...     send it again, with a new failure budget\n"+
-			"  waybill compensate %[1]s --why ...  it was dealt with by other means\n"+
-			"  waybill discard %[1]s --why ...     it shall not be sent\n", id)
+		what := argument(life.Record.ID) + " --why ..."
+		if strings.HasPrefix(what, "--") {
+			what = "--why ... " + argument(life.Record.ID) // behind "--" nothing is a flag
+		}
+		return fmt.Sprintf("\n  waybill requeue %[1]s     send it again, with a new failure budget\n"+
+			"  waybill compensate %[1]s  it was dealt with by other means\n"+
+			"  waybill discard %[1]s     it shall not be sent\n", what)
 	case tagging.BehindItsKey:
 		if life.Record.Behind != "" {
-			return fmt.Sprintf("\n  waybill explain %s\n", quoted(string(life.Record.Behind)))
+			return fmt.Sprintf("\n  waybill explain %s\n", argument(life.Record.Behind))
 		}
 	case tagging.BehindAHold:
 		return "\n  repair the destination (is the queue declared, is there a permission?); nothing else is needed\n"
@@ -191,15 +202,37 @@ func advice(life *tagging.Life) string {
 	return ""
 }
 
-// quoted makes an ID fit for a shell.
+// argument is an ID as an argument in a shell: one that looks like a flag has "--" in front.
+func argument(id reliable.ID) string {
+	if strings.HasPrefix(string(id), "-") {
+		return "-- " + quoted(string(id))
+	}
+	return quoted(string(id))
+}
+
+// quoted makes an ID fit for a shell. What a terminal must not be shown is escaped as bash, zsh and ksh read it.
 func quoted(id string) string {
 	plain := strings.IndexFunc(id, func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("-_.:/@", r)
 	}) < 0
-	if plain {
+	switch {
+	case plain:
 		return id
+	case id == line(id) && utf8.ValidString(id):
+		return "'" + strings.ReplaceAll(id, "'", `'\''`) + "'"
 	}
-	return "'" + strings.ReplaceAll(line(id), "'", `'\''`) + "'"
+	var text strings.Builder
+	for _, b := range []byte(id) {
+		switch {
+		case b == '\'' || b == '\\':
+			text.WriteString("\\" + string(b))
+		case b < ' ' || b >= utf8.RuneSelf-1:
+			fmt.Fprintf(&text, `\%03o`, b)
+		default:
+			text.WriteByte(b)
+		}
+	}
+	return "$'" + text.String() + "'"
 }
 
 // printable is a payload as a terminal can bear it.

@@ -149,6 +149,42 @@ func TestExplain_namesTheIDsThatAreNotStored(t *testing.T) {
 	assert.Equal(t, exitNothing, result.code)
 	assert.Contains(t, result.stdout, "message     orders-placed-0000", "what is known is told")
 	assert.Contains(t, result.stderr, `"ORDERS-PLACED-0000"`)
+
+	result = waybill(t, url, "explain", "ORDERS-PLACED-0000", "orders-placed-0000")
+	assert.True(t, strings.HasPrefix(result.stdout, "message "), "no empty line where nothing is told:\n%s", result.stdout)
+}
+
+func TestExplain_saysNoMoreThanIsKnownOfWhatWasSent(t *testing.T) {
+	url := places[0].url(t)
+	store := migrated(t, url)
+	stored(t, store, "new", 1)
+	sent := func(id string) string { return waybill(t, url, "explain", id).stdout }
+	assert.Contains(t, sent("new-0000"), "maybe sent  no: no attempt of it is recorded")
+
+	_, err := store.Claim(t.Context(), reliable.ClaimRequest{Worker: "worker-1", Max: 1, Lease: time.Hour})
+	require.NoError(t, err)
+	assert.Contains(t, sent("new-0000"), "maybe sent  perhaps just now")
+
+	stored(t, store, "left", 1)
+	_, err = store.Claim(t.Context(), reliable.ClaimRequest{Worker: "worker-1", Max: 1, Lease: time.Millisecond})
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { return strings.Contains(sent("left-0000"), "maybe sent  perhaps: its lease ran out") },
+		patience, time.Millisecond)
+}
+
+func TestArgument_isReadByAShellAsTheID(t *testing.T) {
+	for id, expected := range map[reliable.ID]string{
+		"order-17":       "order-17",
+		"-17":            "-- -17",
+		"order 17":       "'order 17'",
+		"it's":           `'it'\''s'`,
+		"caf\u00e9":      "'caf\u00e9'",
+		"a\x1b[31m'\\b":  `$'a\033[31m\'\\b'`,
+		"a\xffb":         `$'a\377b'`,
+		"\u202e\u00e9 x": `$'\342\200\256\303\251 x'`,
+	} {
+		assert.Equal(t, expected, argument(id))
+	}
 }
 
 func TestExplain_showsNoControlCharacters(t *testing.T) {
