@@ -98,3 +98,17 @@ func TestOperations_everyHookIsKnown(t *testing.T) {
 		assert.Regexp(t, "`"+hook[1]+"`", operations, "the operations page does not know the hook %s", hook[1])
 	}
 }
+
+func TestAdapters_everyAbilityIsListed(t *testing.T) {
+	page := read(t, "adapters.md")
+	files, err := filepath.Glob("../reliable/*.go")
+	require.NoError(t, err)
+	found := 0
+	for _, file := range files {
+		for _, ability := range regexp.MustCompile(`(?m)^// (\w+) is (?:the|an optional) ability of `).FindAllStringSubmatch(read(t, file), -1) {
+			found++
+			assert.Regexp(t, "`(?:reliable\\.)?"+ability[1]+"`", page, "the page on adapters does not know the ability %s", ability[1])
+		}
+	}
+	require.Greater(t, found, 15)
+}
