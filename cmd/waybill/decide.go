@@ -270,6 +270,9 @@ func (d *decision) rehearse(ctx context.Context, operator *tagging.Operator) err
 			case !d.fits(life.Record.Status):
 				r.WrongStatus++
 				sample(&life.Record)
+			case handled(&life.Record):
+				r.Busy++
+				sample(&life.Record)
 			default:
 				r.Matched++
 				sample(&life.Record)
@@ -281,12 +284,17 @@ func (d *decision) rehearse(ctx context.Context, operator *tagging.Operator) err
 				return err
 			}
 			for i := range records {
-				if d.limit == 0 || r.Matched < d.limit {
-					r.Matched++
-					sample(&records[i])
+				if d.limit > 0 && r.Matched+r.Busy >= d.limit {
+					break
 				}
+				if handled(&records[i]) {
+					r.Busy++
+				} else {
+					r.Matched++
+				}
+				sample(&records[i])
 			}
-			if d.limit > 0 && r.Matched >= d.limit {
+			if d.limit > 0 && r.Matched+r.Busy >= d.limit {
 				break
 			}
 		}
@@ -303,7 +311,13 @@ type rehearsal struct {
 	Matched     int              `json:"matched"`
 	NotFound    int              `json:"not_found"`
 	WrongStatus int              `json:"wrong_status"`
+	Busy        int              `json:"busy"`
 	Messages    []recordDocument `json:"messages"` // the first of them
+}
+
+// handled reports whether a compensation handler has the message now, so that nobody can decide about it.
+func handled(r *reliable.Record) bool {
+	return r.Status == reliable.Failed && r.LeasedBy != "" && r.DueIn > 0
 }
 
 func (d *decision) fits(status reliable.Status) bool { return slices.Contains(d.statuses, status) }
@@ -318,18 +332,18 @@ func (d *decision) showRehearsal(r rehearsal, rows [][]string) error {
 			d.app.table(recordHeader(), rows)
 			d.app.say("\n")
 		}
-		if more := r.Matched + r.WrongStatus - len(rows); more > 0 {
+		if more := r.Matched + r.WrongStatus + r.Busy - len(rows); more > 0 {
 			d.app.say("and %d more\n", more)
 		}
 		d.app.say("would %s %s; nothing was changed\n", r.Action, plural(r.Matched, "message"))
-		if r.NotFound+r.WrongStatus > 0 {
-			d.app.say("not found: %d, wrong status: %d\n", r.NotFound, r.WrongStatus)
+		if r.NotFound+r.WrongStatus+r.Busy > 0 {
+			d.app.say("not found: %d, wrong status: %d, with a handler now: %d\n", r.NotFound, r.WrongStatus, r.Busy)
 		}
 	}
-	if r.Matched == 0 && r.WrongStatus == 0 {
+	if r.Matched == 0 && r.WrongStatus == 0 && r.Busy == 0 {
 		return d.nothing()
 	}
-	if r.NotFound+r.WrongStatus > 0 {
+	if r.NotFound+r.WrongStatus+r.Busy > 0 {
 		return exitError{code: exitPartly}
 	}
 	return nil

@@ -116,6 +116,13 @@ func TestDecide_whatCannotBeDecidedIsNamedAndLeftAlone(t *testing.T) {
 		require.Len(t, claimed, 1)
 
 		args := []string{"orders-placed-0000", "orders-cancelled-0000", "orders-cancelled-0001", "nobody", "--why", "test", "--yes", "-o", "json"}
+		for _, picked := range [][]string{args, {"--topic", "orders.cancelled", "-o", "json"}} {
+			before := waybill(t, url, append([]string{"requeue", "--dry-run"}, picked...)...)
+			assert.Equal(t, exitPartly, before.code, "%v", before)
+			would := parsed[rehearsal](t, before)
+			assert.Equal(t, []int{1, 1}, []int{would.Matched, would.Busy}, "a rehearsal says what comes: %v", before)
+		}
+
 		result := waybill(t, url, append([]string{"requeue"}, args...)...)
 		assert.Equal(t, exitPartly, result.code, "%v", result)
 		tallied := parsed[tally](t, result)
