@@ -43,7 +43,7 @@ func TestMatrix_exitsWithAnErrorIfABrokerLies(t *testing.T) {
 	require.NoError(t, err, string(output))
 
 	run := func(env ...string) (string, error) {
-		cmd := exec.CommandContext(t.Context(), binary, "-orders", "60", "-only", "NATS", "-patience", "10s")
+		cmd := exec.CommandContext(t.Context(), binary, "-orders", "60", "-only", "NATS+SQLite", "-patience", "10s")
 		cmd.Env = append(os.Environ(), env...)
 		output, err := cmd.CombinedOutput()
 		return string(output), err

@@ -41,24 +41,28 @@ func rows() []row {
 		{"MariaDB+PostgreSQL", on(postgreSQL, mariaDB)},
 		{"PostgreSQL+MariaDB", on(mariaDB, postgreSQL)},
 		{"PostgreSQL+PostgreSQL", on(postgreSQL, postgreSQL)},
-		{"NATS+SQLite", func(_ testservers.T, dir string) stage {
-			return stage{storeURL: "sqlite:" + filepath.Join(dir, "orders.db"), brokerURL: "nats-embedded:" + filepath.Join(dir, "nats")}
-		}},
+		{"RabbitMQ+SQLite", on(sqlite, rabbitMQ)},
+		{"Kafka+SQLite", on(sqlite, kafka)},
+		{"MariaDB+SQLite", on(sqlite, mariaDB)},
+		{"PostgreSQL+SQLite", on(sqlite, postgreSQL)},
+		{"NATS+MariaDB", on(mariaDB, nats)},
+		{"NATS+PostgreSQL", on(postgreSQL, nats)},
+		{"NATS+SQLite", on(sqlite, nats)},
 	}
 }
 
-// maker starts a server and returns its URL.
-type maker func(t testservers.T) (string, server)
+// maker starts a server and returns its URL. What runs inside the binary keeps its data in dir, and has no server.
+type maker func(t testservers.T, dir string) (string, server)
 
 func on(store, broker maker) func(testservers.T, string) stage {
-	return func(t testservers.T, _ string) stage {
-		storeURL, _ := store(t)
-		brokerURL, server := broker(t)
+	return func(t testservers.T, dir string) stage {
+		storeURL, _ := store(t, dir)
+		brokerURL, server := broker(t, dir)
 		return stage{storeURL, brokerURL, server}
 	}
 }
 
-func mariaDB(t testservers.T) (string, server) {
+func mariaDB(t testservers.T, _ string) (string, server) {
 	s := testservers.StartMariaDB(t)
 	config, err := mysql.ParseDSN(s.DSN())
 	if err != nil {
@@ -67,17 +71,25 @@ func mariaDB(t testservers.T) (string, server) {
 	return "mariadb://" + config.User + ":" + config.Passwd + "@" + config.Addr + "/" + config.DBName, s
 }
 
-func postgreSQL(t testservers.T) (string, server) {
+func postgreSQL(t testservers.T, _ string) (string, server) {
 	s := testservers.StartPostgres(t)
 	return s.URL(), s
 }
 
-func rabbitMQ(t testservers.T) (string, server) {
+func rabbitMQ(t testservers.T, _ string) (string, server) {
 	s := testservers.StartRabbitMQ(t)
 	return s.URL() + "?groups=shipping&queue_type=quorum", s
 }
 
-func kafka(t testservers.T) (string, server) {
+func kafka(t testservers.T, _ string) (string, server) {
 	s := testservers.StartKafka(t)
 	return "kafka://" + s.Addr() + "?partitions=4", s
+}
+
+func sqlite(_ testservers.T, dir string) (string, server) {
+	return "sqlite:" + filepath.Join(dir, "orders.db"), nil
+}
+
+func nats(_ testservers.T, dir string) (string, server) {
+	return "nats-embedded:" + filepath.Join(dir, "nats"), nil
 }
