@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/assert"
@@ -56,16 +57,21 @@ func TestReplay_rehearsesThenReplaysOneThenAll(t *testing.T) {
 
 	result = replayed(t, address, "order-2")
 	require.Zero(t, result.code, "%v", result)
-	assert.Contains(t, result.stdout, "replayed 1 message; kept 2")
+	assert.Contains(t, result.stdout, "replayed 1 message")
 	result = replayed(t, address, "--reason", "disk full", "--yes")
 	assert.Equal(t, exitNothing, result.code, "%v", result)
-	result = replayed(t, address, "--from", "orders", "--failed-group", "billing", "--yes", "-o", "json")
-	require.Zero(t, result.code, "%v", result)
-	document := parsed[replayDocument](t, result)
-	assert.Equal(t, middleware.Report{Entries: 2, Replayed: 2, Drained: true}, document.Report)
-	require.Len(t, document.Messages, 2)
-	assert.Equal(t, "connection refused", document.Messages[0].Reason)
-	assert.Equal(t, middleware.Replayed, document.Messages[0].Result)
+	// On a busy machine a message may take longer to come back than a replay waits: it is there for the next one.
+	left := map[reliable.ID]string{"order-1": "connection refused", "order-3": "connection refused"}
+	for deadline := time.Now().Add(patience); len(left) > 0 && time.Now().Before(deadline); {
+		result = replayed(t, address, "--from", "orders", "--failed-group", "billing", "--yes", "-o", "json")
+		require.Contains(t, []int{0, exitNothing}, result.code, "%v", result)
+		for _, m := range parsed[replayDocument](t, result).Messages {
+			assert.Equal(t, left[m.ID], m.Reason, "%q", m.ID)
+			assert.Equal(t, middleware.Replayed, m.Result)
+			delete(left, m.ID)
+		}
+	}
+	require.Empty(t, left)
 
 	subscriber, err := broker.Subscribe("billing")
 	require.NoError(t, err)

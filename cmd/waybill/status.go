@@ -98,8 +98,11 @@ func (s *survey) look(ctx context.Context) (*look, error) {
 
 func (s *survey) once(ctx context.Context, over time.Duration) error {
 	first, err := s.look(ctx)
-	if err != nil || over == 0 {
-		return errors.Join(err, s.show(first, nil))
+	if err != nil {
+		return err // what was seen of it is half of the truth
+	}
+	if over == 0 {
+		return s.show(first, nil)
 	}
 	if err := sleep(ctx, over); err != nil {
 		return err
