@@ -62,13 +62,29 @@ func crowdAtOnce(t *T) {
 		}
 		return nil
 	})
+	var open, all []reliable.Record
+	defer func() {
+		keys := make(map[string]bool)
+		for _, r := range open {
+			keys[r.Key] = r.Key != ""
+		}
+		for _, r := range all {
+			if !keys[r.Key] && r.Status.Final() {
+				continue
+			}
+			t.Logf("%s, key %q: %v, due in %v, waiting %v behind %q, held %v, leased by %q, fence %d, history %+v",
+				r.ID, r.Key, r.Status, r.DueIn, r.Waiting, r.Behind, r.Held, r.LeasedBy, r.Fence, r.History)
+		}
+	}()
 	t.until("all ends", func() bool {
 		random := rand.New(rand.NewPCG(1, 1))
 		for n := 1; n > 0; {
 			n = len(t.claimAll(c))
 		}
 		require.NoError(t, c.handler(t.store, random))
-		return !slices.ContainsFunc(c.records(), func(r reliable.Record) bool { return !r.Status.Final() })
+		all = c.records()
+		open = slices.DeleteFunc(slices.Clone(all), func(r reliable.Record) bool { return r.Status.Final() })
+		return len(open) == 0
 	})
 	for _, r := range c.records() {
 		c.agrees(r)

@@ -130,6 +130,11 @@ var overruleFlaws = []flaw{
 			return d.Action == reliable.Discard && before.Status == reliable.Pending && !before.Waiting
 		})
 	}, by("Decide_a_discarded_head_lets_its_key_go_on")},
+	{"a key stops at what was discarded in front of it after it had failed", func(b *broken) {
+		b.withoutKeys(func(d ruling, before record) bool {
+			return d.Action == reliable.Discard && before.Status == reliable.Failed
+		})
+	}, by("Decide_a_head_discarded_together_with_one_that_was_released_lets_the_rest_of_its_key_go_on")},
 	{"a key stops at what a person compensated", func(b *broken) {
 		b.withoutKeys(func(d ruling, _ record) bool { return d.Action == reliable.Compensate })
 	}, by("Decide_a_head_that_failed_and_is_compensated_or_discarded_lets_its_key_go_on")},

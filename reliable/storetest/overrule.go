@@ -22,6 +22,7 @@ var overruleChecks = operationNeeded([]Check{
 	{Name: "one whose handler is gone is not busy", Needs: needs(Compensation), run: overruleHandlerGone},
 	{Name: "a discarded head lets its key go on", run: overruleDiscardedHead},
 	{Name: "a head that failed and is compensated or discarded lets its key go on", run: overruleFailedHead},
+	{Name: "a head discarded together with one that was released lets the rest of its key go on", run: overruleHeadAmongReleased},
 	{Name: "a requeued head goes in front", run: overruleRequeuedHead},
 	{Name: "one whose key went on without it is requeued into the line", run: overruleRequeuedBehind},
 	{Name: "requeued together they keep their order", run: overruleRequeuedInOrder},
@@ -437,4 +438,30 @@ func overruleRaces(t *T) {
 		}
 		return left() == 0
 	})
+}
+
+// overruleHeadAmongReleased decides about a head that failed, and one before it that let its key go on, in one call, for
+// several keys.
+func overruleHeadAmongReleased(t *T) {
+	const keys = 8
+	var failed []reliable.ID
+	var last []reliable.Envelope
+	for k := range keys {
+		key := number("key-", k)
+		released, head := keyed(reliable.ID(key+"-0"), key), keyed(reliable.ID(key+"-1"), key)
+		last = append(last, keyed(reliable.ID(key+"-2"), key))
+		t.put(released)
+		t.put(head)
+		t.put(last[k])
+		failed = append(failed, released.ID, head.ID)
+	}
+	for _, release := range []bool{true, false} {
+		for _, a := range t.soon(keys) {
+			s := giveUp(a)
+			s.Release = release
+			t.settles(s, reliable.Applied)
+		}
+	}
+	t.decides(reliable.Discard, failed...)
+	require.ElementsMatch(t, idsOf(last), ids(t.soon(keys)), "what comes behind them")
 }

@@ -95,7 +95,7 @@ func (s *Store) move(
 		}
 		b := settleBatch{
 			store: s, tx: tx, ss: make([]reliable.Settlement, len(which)), results: make([]reliable.SettleResult, len(which)),
-			lanes: make(map[string]string),
+			lanes: make(settledIDs),
 		}
 		for n, i := range which {
 			m := &moves[i]

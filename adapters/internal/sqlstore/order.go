@@ -248,10 +248,13 @@ func (s *Store) ready(ctx context.Context, tx Conn, lanes []laneRow) (int64, err
 	return ready, nil
 }
 
+// settledIDs are, by lane, the ids of what has just been settled: of a head, and of some that waited behind it.
+type settledIDs map[string][]string
+
 // advance lets the lanes go on whose head has just been settled or released: their next row becomes the head, or they
-// have none any more. settled maps lanes to the ids at whose settling this happens; where the head is another one, the
-// envelope was released before, and the lane stays as it is.
-func (s *Store) advance(ctx context.Context, tx Conn, settled map[string]string, reads OrderReads) error {
+// have none any more. Where the head is none of what was settled, that waited, or was released before, and the lane stays
+// as it is.
+func (s *Store) advance(ctx context.Context, tx Conn, settled settledIDs, reads OrderReads) error {
 	if len(settled) == 0 {
 		return nil
 	}
@@ -270,7 +273,7 @@ func (s *Store) advance(ctx context.Context, tx Conn, settled map[string]string,
 			if err := rows.Scan(&lane, &seq, &id); err != nil {
 				return err
 			}
-			if settled[string(lane)] == id {
+			if slices.Contains(settled[string(lane)], id) {
 				done = append(done, seq)
 				open = append(open, lane)
 			}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"maps"
 	"slices"
 
 	"github.com/waybillmq/waybill/reliable"
@@ -41,7 +40,7 @@ func (s *Store) settle(ctx context.Context, ss []reliable.Settlement, together b
 	var results []reliable.SettleResult
 	err := s.write(ctx, func(tx Tx) error {
 		b := settleBatch{
-			store: s, tx: tx, ss: ss, results: make([]reliable.SettleResult, len(ss)), lanes: make(map[string]string),
+			store: s, tx: tx, ss: ss, results: make([]reliable.SettleResult, len(ss)), lanes: make(settledIDs),
 		}
 		results = b.results
 		return b.run(ctx, together)
@@ -55,8 +54,8 @@ type settleBatch struct {
 	tx      Conn
 	ss      []reliable.Settlement
 	results []reliable.SettleResult
-	slots   map[string]int64  // holds by topic
-	lanes   map[string]string // lanes that go on, by the id that was their head
+	slots   map[string]int64 // holds by topic
+	lanes   settledIDs       // what lanes may go on by
 }
 
 func (b *settleBatch) run(ctx context.Context, together bool) error {
@@ -187,7 +186,8 @@ func (b *settleBatch) confirm(ctx context.Context, group []int) error {
 	for _, i := range group {
 		b.results[i] = reliable.Applied
 		if !unkeyed {
-			b.lanes[string(laneOf(b.ss[i].Topic, b.ss[i].Key))] = string(b.ss[i].ID)
+			lane := string(laneOf(b.ss[i].Topic, b.ss[i].Key))
+			b.lanes[lane] = append(b.lanes[lane], string(b.ss[i].ID))
 		}
 	}
 	return nil
@@ -214,16 +214,19 @@ func (b *settleBatch) decide(ctx context.Context, indexes []int) error {
 		}
 		b.results[i] = r.settle(&b.ss[i], b.slots[r.topic])
 	}
-	maps.Copy(b.lanes, settledLanes(states))
+	for lane, ids := range settledLanes(states) {
+		b.lanes[lane] = append(b.lanes[lane], ids...)
+	}
 	return b.store.save(ctx, b.tx, states)
 }
 
-// settledLanes returns the lanes that go on by what was decided, with the id that was their head, as advance takes them.
-func settledLanes(states map[string]*state) map[string]string {
-	lanes := make(map[string]string)
+// settledLanes returns what was decided that lets lanes go on, as advance takes it.
+func settledLanes(states map[string]*state) settledIDs {
+	lanes := make(settledIDs)
 	for id, r := range states {
 		if r.settled && r.key != "" {
-			lanes[string(laneOf(r.topic, r.key))] = id
+			lane := string(laneOf(r.topic, r.key))
+			lanes[lane] = append(lanes[lane], id)
 		}
 	}
 	return lanes
