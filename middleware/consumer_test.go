@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -143,9 +145,9 @@ func TestPermanent_isNotTriedAgain(t *testing.T) {
 
 func TestPostpone_isNeverChargedAndPauses(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
-		down := true
+		var up atomic.Bool
 		stop := r.consume(r.preset(middleware.RetryInPlace(2, time.Second)), func(*message.Message) error {
-			if down {
+			if !up.Load() {
 				return middleware.Postpone(errBroken)
 			}
 			return nil
@@ -154,7 +156,7 @@ func TestPostpone_isNeverChargedAndPauses(t *testing.T) {
 		r.send(reliable.Envelope{ID: "order-1"})
 		pass(time.Hour)
 		assert.Less(t, len(r.attempts("order-1")), 300)
-		down = false
+		up.Store(true)
 		pass(time.Minute)
 		assert.Empty(t, r.in(poison))
 	})
@@ -377,8 +379,13 @@ func TestPoison_thatIsTooLargeIsShortened(t *testing.T) {
 
 func TestHooks_tellWhatHappened(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
+		var lock sync.Mutex // the two topics have a goroutine each
 		var told []string
-		tell := func(format string, args ...any) { told = append(told, fmt.Sprintf(format, args...)) }
+		tell := func(format string, args ...any) {
+			lock.Lock()
+			defer lock.Unlock()
+			told = append(told, fmt.Sprintf(format, args...))
+		}
 		r.broker.Undeclare(poison)
 		preset := r.preset(middleware.RetryDelayed(time.Second), middleware.WithHooks(middleware.Hooks{
 			Failed: func(msg *message.Message, f middleware.Failure, err error) {
@@ -398,6 +405,8 @@ func TestHooks_tellWhatHappened(t *testing.T) {
 		pass(1500 * time.Millisecond)
 		r.broker.Declare(poison)
 		pass(time.Minute)
+		lock.Lock()
+		defer lock.Unlock()
 		assert.Equal(t, []string{
 			"order-1 failed 1: cannot bill", "order-1 retried through orders.retry.billing.1",
 			"order-1 failed 2: cannot bill", "order-1 given back: true",

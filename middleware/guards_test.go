@@ -2,6 +2,7 @@ package middleware_test
 
 import (
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -79,9 +80,9 @@ func TestBreaker_isNotOpenedByPermanentErrors(t *testing.T) {
 
 func TestBreaker_letsOneProbeThroughAndThenAll(t *testing.T) {
 	bubble(t, func(t *testing.T, r *rig) {
-		down := true
+		var up atomic.Bool
 		stop := r.consume(r.preset(middleware.WithBreaker(2, time.Minute)), func(*message.Message) error {
-			if down {
+			if !up.Load() {
 				return errBroken
 			}
 			return nil
@@ -89,12 +90,12 @@ func TestBreaker_letsOneProbeThroughAndThenAll(t *testing.T) {
 		defer stop()
 		r.sendMany(10)
 		pass(30 * time.Second)
-		assert.Len(t, r.calls, 2)
+		assert.Len(t, r.made(), 2)
 		pass(45 * time.Second) // the probe fails
-		assert.Len(t, r.calls, 3)
-		down = false
+		assert.Len(t, r.made(), 3)
+		up.Store(true)
 		pass(90 * time.Second)
-		assert.Len(t, r.calls, 10)
+		assert.Len(t, r.made(), 10)
 		assert.Len(t, r.in(poison), 3)
 	})
 }
@@ -105,8 +106,8 @@ func TestThrottle_spacesAttemptsRetriesIncluded(t *testing.T) {
 		defer stop()
 		r.sendMany(4)
 		pass(time.Minute)
-		if assert.Len(t, r.calls, 12) {
-			for i, call := range r.calls {
+		if assert.Len(t, r.made(), 12) {
+			for i, call := range r.made() {
 				assert.Equal(t, time.Duration(i)*500*time.Millisecond, call.at)
 			}
 		}

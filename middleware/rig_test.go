@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -76,6 +77,8 @@ func (r *rig) consume(preset *middleware.Preset, handler message.NoPublishHandle
 	r.t.Helper()
 	router, err := message.NewRouter(message.RouterConfig{}, watermill.NopLogger{})
 	require.NoError(r.t, err)
+	// A router subscribes to one topic after the other: the first message may fail before its retry topic is there.
+	r.broker.Declare(preset.RetryTopics(topic)...)
 	began := time.Now()
 	require.NoError(r.t, preset.AddConsumerHandler(router, "bill", topic, r.broker.Subscriber(group), func(msg *message.Message) error {
 		r.mu.Lock()
@@ -112,6 +115,13 @@ func (r *rig) send(envs ...reliable.Envelope) {
 		}
 		require.NoError(r.t, r.publisher.Publish(topic, env.Message()))
 	}
+}
+
+// made returns all calls so far.
+func (r *rig) made() []call {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.calls)
 }
 
 // attempts returns the calls for one message.
