@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/go-sql-driver/mysql"
+	"github.com/jackc/pgx/v5"
 	"github.com/stretchr/testify/require"
 
 	"github.com/waybillmq/waybill/internal/faultproxy"
@@ -63,7 +64,24 @@ func privatePostgres(t testing.TB) *privateDatabase {
 		// The setting can be changed all the same: it concerns what an open transaction may do.
 		value := map[bool]string{true: "on", false: "off"}[on]
 		administer(t, "pgx", server.URL(), "ALTER SYSTEM SET default_transaction_read_only = "+value, "SELECT pg_reload_conf()")
+		awaitSetting(t, server.URL(), "default_transaction_read_only", value)
 	}}
+}
+
+// awaitSetting waits until new connections have a setting. The server tells the old ones before it takes new ones, and they
+// look before their next statement.
+func awaitSetting(t testing.TB, url, name, value string) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		conn, err := pgx.Connect(t.Context(), url)
+		if err != nil {
+			return false
+		}
+		defer conn.Close(t.Context())
+		var now string
+		err = conn.QueryRow(t.Context(), "SHOW "+name).Scan(&now)
+		return err == nil && now == value
+	}, 30*time.Second, 10*time.Millisecond)
 }
 
 // administer runs statements on a connection of its own.
