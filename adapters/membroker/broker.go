@@ -26,12 +26,17 @@ type Broker struct {
 	asked    int                 // how often the script was asked
 	askedFor map[reliable.ID]int // and for each ID
 	schedule schedule
+	shelf    shelf // what was scheduled and is not due
 	stalled  []*flight // handed over while blocked, in order
 	records  []Record
 	counts   Counts
 	down     bool
 	blocked  bool
 	closed   bool
+
+	scheduled int  // how often scripts of schedulers were asked
+	keptCount int  // how many messages were ever on the shelf
+	serving   gate // opened when an outage or a blockade ends
 
 	own        *Conn
 	subscriber *Subscriber
@@ -138,6 +143,7 @@ func (b *Broker) Close() error {
 	if !b.closed {
 		b.closed = true
 		b.end()
+		b.serving.open()
 		for len(b.conns) > 0 {
 			b.conns[0].close()
 		}
@@ -169,6 +175,7 @@ func (b *Broker) Up() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.down = false
+	b.serving.open()
 	for _, c := range b.conns {
 		c.writable.open()
 	}
@@ -189,6 +196,7 @@ func (b *Broker) Unblock() {
 	defer b.mu.Unlock()
 	now := b.advance()
 	b.blocked = false
+	b.serving.open()
 	stalled := b.stalled
 	b.stalled = nil
 	for _, f := range stalled {

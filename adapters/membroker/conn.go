@@ -211,7 +211,7 @@ func (c *Conn) Receive(ctx context.Context, limit int) ([]reliable.Confirm, erro
 			c.b.mu.Unlock()
 			return nil, io.EOF
 		}
-		readable, next := c.readable.wait(), c.b.schedule.next()
+		readable, next := c.readable.wait(), c.b.nextEvent()
 		c.b.mu.Unlock()
 		if err := await(ctx, readable, next); err != nil {
 			return nil, fmt.Errorf("membroker: receive: %w", err)

@@ -19,6 +19,9 @@
 //		return membroker.Verdict{}
 //	}))
 //
+// [Broker.Scheduler] delivers later, with faults of its own ([WithScheduleScript]): checks that are lost, refused, slow, late
+// or doubled.
+//
 // What it does is checked from the outside: [Broker.Attempts] is the log of everything handed over and answered,
 // [Broker.Delivered] what a topic holds.
 package membroker

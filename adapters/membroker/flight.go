@@ -62,6 +62,7 @@ func (b *Broker) advance() time.Time {
 	now := time.Now()
 	for len(b.schedule.flights) > 0 && !b.schedule.flights[0].due.After(now) {
 		f := b.schedule.flights[0]
+		b.deliver(f.due)
 		switch {
 		case f.event == noAnswer:
 			f.conn.lose(f.due, f.with(), fmt.Errorf("%w within %v", errNoAnswer, f.conn.confirmTimeout))
@@ -73,7 +74,17 @@ func (b *Broker) advance() time.Time {
 			f.conn.resolve(f.due, f, f.fate.outcome, f.fate.err)
 		}
 	}
+	b.deliver(now)
 	return now
+}
+
+// nextEvent is when something happens next; the zero time means never.
+func (b *Broker) nextEvent() time.Time {
+	next := b.schedule.next()
+	if len(b.shelf) > 0 && (next.IsZero() || b.shelf[0].due.Before(next)) {
+		return b.shelf[0].due
+	}
+	return next
 }
 
 func (f *flight) storeLate() {

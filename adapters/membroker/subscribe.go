@@ -127,7 +127,7 @@ func (c *consumer) fetch() (index int, delivery Delivery, ok bool) {
 			c.b.mu.Unlock()
 			return index, delivery, true
 		}
-		arrived, next := c.topic.arrived.wait(), c.b.schedule.next()
+		arrived, next := c.topic.arrived.wait(), c.b.nextEvent()
 		c.b.mu.Unlock()
 		_ = await(c.ctx, arrived, next) // the end of ctx is seen above
 	}
