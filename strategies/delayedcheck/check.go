@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -111,7 +112,7 @@ func (c *Check) validate() error {
 		return reliable.Invalid("Groups", "names %d consumer groups, must name 1 to %d", len(c.Groups), MaxGroups)
 	case len(c.Producer) > MaxProducerBytes:
 		return reliable.Invalid("Producer", "has %d bytes, at most %d are allowed", len(c.Producer), MaxProducerBytes)
-	case !utf8.ValidString(c.Producer) || bytes.IndexByte([]byte(c.Producer), 0) >= 0:
+	case !utf8.ValidString(c.Producer) || strings.IndexByte(c.Producer, 0) >= 0:
 		return reliable.Invalid("Producer", "must be valid UTF-8 without NUL")
 	case c.Round < 1 || c.Round > MaxRound:
 		return reliable.Invalid("Round", "is %d, must lie between 1 and %d", c.Round, MaxRound)
