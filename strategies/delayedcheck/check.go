@@ -19,6 +19,8 @@ type Check struct {
 	Message reliable.Envelope
 	// Token names the business transaction to the producer's witness.
 	Token reliable.Token
+	// Committed means that the transaction had committed, or that there was none, when the check left: nobody need be asked.
+	Committed bool
 	// Groups are the consumer groups whose processed confirms are waited for, 1 to [MaxGroups].
 	Groups []string
 	// Producer is the name under which the callback service's configuration knows who sends the message again. It is never
@@ -42,15 +44,16 @@ const (
 
 // checkHead is the first line of a check's payload; the payload of the message follows it as it is.
 type checkHead struct {
-	Version  int               `json:"v"`
-	ID       reliable.ID       `json:"id"`
-	Topic    string            `json:"topic"`
-	Key      string            `json:"key,omitempty"`
-	Metadata map[string]string `json:"metadata,omitempty"`
-	Token    reliable.Token    `json:"token,omitempty"`
-	Groups   []string          `json:"groups"`
-	Producer string            `json:"producer,omitempty"`
-	Round    int               `json:"round"`
+	Version   int               `json:"v"`
+	ID        reliable.ID       `json:"id"`
+	Topic     string            `json:"topic"`
+	Key       string            `json:"key,omitempty"`
+	Metadata  map[string]string `json:"metadata,omitempty"`
+	Token     reliable.Token    `json:"token,omitempty"`
+	Committed bool              `json:"committed,omitempty"`
+	Groups    []string          `json:"groups"`
+	Producer  string            `json:"producer,omitempty"`
+	Round     int               `json:"round"`
 }
 
 // Envelope returns the check as it is scheduled: an envelope to topic, under an ID of its own, because two checks of one
@@ -62,7 +65,7 @@ func (c *Check) Envelope(topic string) (reliable.Envelope, error) {
 	}
 	head, err := json.Marshal(checkHead{
 		Version: checkVersion, ID: c.Message.ID, Topic: c.Message.Topic, Key: c.Message.Key, Metadata: c.Message.Metadata,
-		Token: c.Token, Groups: c.Groups, Producer: c.Producer, Round: c.Round,
+		Token: c.Token, Committed: c.Committed, Groups: c.Groups, Producer: c.Producer, Round: c.Round,
 	})
 	if err != nil {
 		return reliable.Envelope{}, fmt.Errorf("encode check: %w", err)
@@ -90,7 +93,7 @@ func decodeCheck(payload []byte) (Check, error) {
 	}
 	check := Check{
 		Message: reliable.Envelope{ID: head.ID, Topic: head.Topic, Key: head.Key, Metadata: head.Metadata, Payload: body},
-		Token:   head.Token, Groups: head.Groups, Producer: head.Producer, Round: head.Round,
+		Token:   head.Token, Committed: head.Committed, Groups: head.Groups, Producer: head.Producer, Round: head.Round,
 	}
 	return check, check.validate()
 }

@@ -18,7 +18,7 @@ func aCheck() delayedcheck.Check {
 			ID: "order-1", Topic: "orders", Key: "customer-7", Payload: []byte("line\nline\x00\xff"),
 			Metadata: map[string]string{"type": "Placed", "quote": "\"\n"},
 		},
-		Token: "pg:1:2:3", Groups: []string{"billing", "shipping"}, Producer: "shop", Round: 2,
+		Token: "pg:1:2:3", Committed: true, Groups: []string{"billing", "shipping"}, Producer: "shop", Round: 2,
 	}
 }
 

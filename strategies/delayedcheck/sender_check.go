@@ -1,0 +1,76 @@
+package delayedcheck
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/waybillmq/waybill/reliable"
+)
+
+// lastChecksTimeout is how long the checks of a transaction that has committed already may take: it holds no locks.
+const lastChecksTimeout = 5 * time.Second
+
+// checksOf returns the checks of messages as they are scheduled. Committed says that no witness needs to be asked.
+func (s *Sender) checksOf(envs []reliable.Envelope, token reliable.Token, committed bool) ([]reliable.Envelope, error) {
+	checks := make([]reliable.Envelope, len(envs))
+	for i := range envs {
+		check := Check{
+			Message: envs[i], Token: token, Committed: committed,
+			Groups: s.cfg.groupsOf(envs[i].Topic), Producer: s.cfg.producer, Round: 1,
+		}
+		var err error
+		if checks[i], err = check.Envelope(s.cfg.checkTopic); err != nil {
+			return nil, fmt.Errorf("check of message %q: %w", envs[i].ID, err)
+		}
+	}
+	return checks, nil
+}
+
+// errBreakerOpen is why a check was not tried.
+var errBreakerOpen = errors.New("checks were not confirmed lately, and it is too early to try again")
+
+// schedule has checks confirmed within timeout, all together. left says whether one may be on its way in spite of an error.
+func (s *Sender) schedule(ctx context.Context, checks []reliable.Envelope, timeout time.Duration) (left bool, err error) {
+	if !s.breaker.enter() {
+		s.counts.checksSkipped.Add(int64(len(checks)))
+		return false, errBreakerOpen
+	}
+	start := time.Now()
+	limited, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no confirm within %v", timeout))
+	defer cancel()
+	err = s.scheduler.Schedule(limited, s.cfg.checkDelay, checks...)
+	s.breaker.leave(verdictOf(ctx, err))
+	if err == nil {
+		s.counts.checks.Add(int64(len(checks)))
+	} else {
+		s.counts.checksFailed.Add(int64(len(checks)))
+		if limited.Err() != nil {
+			err = errors.Join(context.Cause(limited), err)
+		}
+	}
+	if s.cfg.hooks.Checked != nil {
+		s.cfg.hooks.Checked(len(checks), time.Since(start), err)
+	}
+	return !errors.Is(err, reliable.ErrInvalid), err
+}
+
+func verdictOf(ctx context.Context, err error) verdict {
+	switch {
+	case err == nil:
+		return healthy
+	case ctx.Err() != nil, errors.Is(err, reliable.ErrInvalid), errors.Is(err, reliable.ErrRejected):
+		return nothing // the caller gave up, or this check can never be taken
+	}
+	return sick
+}
+
+// notChecked is the error of who could not go on without a check.
+func notChecked(err error) error { return fmt.Errorf("%w: %w", ErrNotChecked, err) }
+
+// since is how long ago t was, by the clock that goes on while the machine sleeps too.
+func since(t time.Time) time.Duration {
+	now := time.Now()
+	return max(now.Sub(t), now.Round(0).Sub(t.Round(0)))
+}
