@@ -3,6 +3,7 @@
 # What needs servers carries the build tag "services"; what runs for long carries "soak" as well.
 GOLANGCI_LINT := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 EACH_MODULE   := scripts/each-module.sh
+BENCH         := go test -tags services -run '^$$$$' -bench . -benchtime 1x -timeout 1h
 
 .DEFAULT_GOAL := help
 
@@ -56,8 +57,8 @@ define ending_with_lines
 endef
 
 .PHONY: bench
-bench: services-up ## Measure against the yardsticks (about ten minutes on two idle cores)
-	$(call ending_with_lines,go test -tags services -run '^$$' -bench . -benchtime 1x -timeout 1h ./benchmarks/...)
+bench: services-up ## Measure against the yardsticks and the peers (about twenty minutes on two idle cores)
+	$(call ending_with_lines,$(BENCH) ./benchmarks/...; first=$$?; (cd benchmarks/peers && $(BENCH) ./...) && (exit $$first))
 
 .PHONY: bench-full
 bench-full: services-up ## Measure everything, peers and long runs included

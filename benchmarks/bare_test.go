@@ -13,6 +13,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/stretchr/testify/require"
 
+	"github.com/waybillmq/waybill/benchmarks/pairs"
 	"github.com/waybillmq/waybill/reliable"
 )
 
@@ -42,7 +43,7 @@ func barePublish(b *testing.B, url, queue string, n int) float64 {
 	payload := make([]byte, payloadBytes)
 	inFlight := make([]*amqp.DeferredConfirmation, 0, window)
 	ctx := context.Background()
-	start, used := time.Now(), startMeter()
+	start, used := time.Now(), pairs.StartMeter()
 	for i := range n {
 		if len(inFlight) == cap(inFlight) {
 			require.True(b, inFlight[0].Wait())
@@ -58,7 +59,7 @@ func barePublish(b *testing.B, url, queue string, n int) float64 {
 		require.True(b, confirmation.Wait())
 	}
 	elapsed := time.Since(start)
-	used.log(b, "P", n)
+	used.Log(b, "P", n)
 	require.Empty(b, returns)
 	return float64(n) / elapsed.Seconds()
 }
@@ -81,7 +82,7 @@ func bareStore(b *testing.B, d database, db *sql.DB, n int) float64 {
 	insert, update := bareInsert(d, bareInserts), bareUpdate(d, bareUpdates)
 	payload, worker := make([]byte, payloadBytes), "a-host/12345/0123456789ab"
 	args, ids := make([]any, 0, len(bareColumns)*bareInserts), make([]any, 0, bareUpdates)
-	start, used, done := time.Now(), startMeter(), 0
+	start, used, done := time.Now(), pairs.StartMeter(), 0
 	for done < n {
 		args = args[:0]
 		now := time.Now().UnixMicro()
@@ -102,7 +103,7 @@ func bareStore(b *testing.B, d database, db *sql.DB, n int) float64 {
 		}
 	}
 	rate := float64(done) / time.Since(start).Seconds()
-	used.log(b, "S", done)
+	used.Log(b, "S", done)
 	return rate
 }
 

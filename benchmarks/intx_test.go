@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/waybillmq/waybill/benchmarks/pairs"
 	"github.com/waybillmq/waybill/internal/testenv"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/strategies/tagging"
@@ -35,7 +36,7 @@ func BenchmarkInTx(b *testing.B) {
 				defer to.close()
 				sent := 0
 				relaying(b, store, to, func(o *tagging.Outbox) {
-					compare(b, fmt.Sprintf("intx-%s-%d", d.name, connections), "transactions with one message", "the same without it",
+					pairs.Compare(b, fmt.Sprintf("intx-%s-%d", d.name, connections), "transactions with one message", "the same without it",
 						func(b *testing.B) float64 {
 							return transactions(b, connections, func(ctx context.Context, id string) error {
 								tx, err := db.BeginTx(ctx, nil)
@@ -133,11 +134,11 @@ func BenchmarkLatency(b *testing.B) {
 					wg.Wait()
 				}, tagging.WithHooks(hooks))
 				nothingLost(b, db, to, rate*seconds)
-				p50, p99, p999 := percentile(waits, 0.5), percentile(waits, 0.99), percentile(waits, 0.999)
+				p50, p99, p999 := pairs.Percentile(waits, 0.5), pairs.Percentile(waits, 0.99), pairs.Percentile(waits, 0.999)
 				b.ReportMetric(p50, "p50-ms")
 				b.ReportMetric(p99, "p99-ms")
 				b.ReportMetric(p999, "p99.9-ms")
-				report("latency commit-to-confirm-%s at %d msg/s: p50 %.2f ms, p99 %.2f ms, p99.9 %.2f ms", d.name, rate, p50, p99, p999)
+				pairs.Report("latency commit-to-confirm-%s at %d msg/s: p50 %.2f ms, p99 %.2f ms, p99.9 %.2f ms", d.name, rate, p50, p99, p999)
 			}
 		})
 	}

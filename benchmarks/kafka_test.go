@@ -18,6 +18,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/waybillmq/waybill/benchmarks/pairs"
 	"github.com/waybillmq/waybill/adapters/kafkabroker"
 	"github.com/waybillmq/waybill/internal/testenv"
 )
@@ -58,7 +59,7 @@ func bareKafka(b *testing.B, place *testenv.KafkaPlace, n int) float64 {
 		<-free
 		landed.Done()
 	}
-	start, used := time.Now(), startMeter()
+	start, used := time.Now(), pairs.StartMeter()
 	for i := range n {
 		free <- struct{}{}
 		client.Produce(ctx, &kgo.Record{
@@ -67,7 +68,7 @@ func bareKafka(b *testing.B, place *testenv.KafkaPlace, n int) float64 {
 	}
 	landed.Wait()
 	elapsed := time.Since(start)
-	used.log(b, "P", n)
+	used.Log(b, "P", n)
 	require.NoError(b, failed)
 	require.Equal(b, n, recordsOn(b, place, name))
 	return float64(n) / elapsed.Seconds()
@@ -115,7 +116,7 @@ func BenchmarkTaggingKafka(b *testing.B) {
 		b.Run(d.name, func(b *testing.B) {
 			db, store := d.open(b)
 			place := testenv.Kafka(b)
-			compare(b, "tagging-kafka-"+d.name, "tagging end to end", "1/(1/P+1/S)",
+			pairs.Compare(b, "tagging-kafka-"+d.name, "tagging end to end", "1/(1/P+1/S)",
 				func(b *testing.B) float64 {
 					p, s := bareKafka(b, place, rawKafka), bareStore(b, d, db, endToEnd)
 					b.Logf("P %.0f/s, S %.0f/s", p, s)
@@ -132,7 +133,7 @@ func BenchmarkTaggingKafka(b *testing.B) {
 
 func BenchmarkPublishKafka(b *testing.B) {
 	place := testenv.Kafka(b)
-	compare(b, "publish-kafka", "confirmed publish through kafkabroker", "bare franz-go",
+	pairs.Compare(b, "publish-kafka", "confirmed publish through kafkabroker", "bare franz-go",
 		func(b *testing.B) float64 { return bareKafka(b, place, rawKafka) },
 		func(b *testing.B) float64 { return publishRawKafka(b, place) })
 }
@@ -141,7 +142,7 @@ func BenchmarkKafkaWatermill(b *testing.B) {
 	for _, goroutines := range []int{64, 1} {
 		b.Run(fmt.Sprint(goroutines), func(b *testing.B) {
 			place := testenv.Kafka(b)
-			compare(b, fmt.Sprint("kafka-vs-watermill-", goroutines), "confirmed publish through kafkabroker",
+			pairs.Compare(b, fmt.Sprint("kafka-vs-watermill-", goroutines), "confirmed publish through kafkabroker",
 				fmt.Sprintf("watermill-kafka from goroutines: %d", goroutines),
 				func(b *testing.B) float64 { return watermillKafka(b, place, goroutines) },
 				func(b *testing.B) float64 { return publishRawKafka(b, place) })
@@ -161,7 +162,7 @@ func watermillKafka(b *testing.B, place *testenv.KafkaPlace, goroutines int) flo
 	publisher, err := wkafka.NewPublisher(wkafka.PublisherConfig{Brokers: place.Brokers, OverwriteSaramaConfig: client}, watermill.NopLogger{})
 	require.NoError(b, err)
 	payload := make([]byte, payloadBytes)
-	start, used := time.Now(), startMeter()
+	start, used := time.Now(), pairs.StartMeter()
 	var calling sync.WaitGroup
 	for g := range goroutines {
 		calling.Go(func() {
@@ -175,7 +176,7 @@ func watermillKafka(b *testing.B, place *testenv.KafkaPlace, goroutines int) flo
 	}
 	calling.Wait()
 	elapsed := time.Since(start)
-	used.log(b, "watermill-kafka", n)
+	used.Log(b, "watermill-kafka", n)
 	require.NoError(b, publisher.Close())
 	require.Equal(b, n, recordsOn(b, place, name))
 	return float64(n) / elapsed.Seconds()

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
+	"github.com/waybillmq/waybill/benchmarks/pairs"
 	"github.com/waybillmq/waybill/adapters/natsbroker"
 	"github.com/waybillmq/waybill/adapters/natsbroker/embedded"
 )
@@ -67,7 +68,7 @@ func bareNATS(b *testing.B, server *embedded.Server) float64 {
 	require.NoError(b, err)
 
 	payload := make([]byte, payloadBytes)
-	start, used := time.Now(), startMeter()
+	start, used := time.Now(), pairs.StartMeter()
 	for i := range rawNATS {
 		free <- struct{}{}
 		_, err := js.PublishMsgAsync(&nats.Msg{
@@ -77,7 +78,7 @@ func bareNATS(b *testing.B, server *embedded.Server) float64 {
 	}
 	<-js.PublishAsyncComplete()
 	elapsed := time.Since(start)
-	used.log(b, "P", rawNATS)
+	used.Log(b, "P", rawNATS)
 	require.Equal(b, rawNATS, stored())
 	return rawNATS / elapsed.Seconds()
 }
@@ -97,7 +98,7 @@ func publishRawNATS(b *testing.B, server *embedded.Server) float64 {
 
 func BenchmarkPublishNATS(b *testing.B) {
 	server := startNATS(b)
-	compare(b, "publish-nats", "confirmed publish through natsbroker", "bare nats.go",
+	pairs.Compare(b, "publish-nats", "confirmed publish through natsbroker", "bare nats.go",
 		func(b *testing.B) float64 { return bareNATS(b, server) },
 		func(b *testing.B) float64 { return publishRawNATS(b, server) })
 }

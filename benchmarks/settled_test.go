@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/waybillmq/waybill/benchmarks/pairs"
 	"github.com/waybillmq/waybill/reliable"
 )
 
@@ -26,7 +27,7 @@ func BenchmarkClaimBesideSettledRows(b *testing.B) {
 				full := claims(b, store, due, rounds)
 				b.ReportMetric(empty, "ms/claim-empty")
 				b.ReportMetric(full, "ms/claim-1M")
-				report("ratio claim-1m-%s %.2f (claim of %d beside 1 M settled rows / in an empty table) %.2f ms / %.2f ms",
+				pairs.Report("ratio claim-1m-%s %.2f (claim of %d beside 1 M settled rows / in an empty table) %.2f ms / %.2f ms",
 					d.name, full/empty, due, full, empty)
 			}
 		})
@@ -47,7 +48,7 @@ func claims(b *testing.B, store reliable.Store, due, rounds int) float64 {
 		require.Len(b, attempts, due)
 		confirm(b, store, attempts)
 	}
-	return median(times)
+	return pairs.Median(times)
 }
 
 // settle stores n rows and confirms them.

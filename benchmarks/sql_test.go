@@ -17,6 +17,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
 
+	"github.com/waybillmq/waybill/benchmarks/pairs"
 	"github.com/waybillmq/waybill/adapters/sqlbroker"
 )
 
@@ -80,7 +81,7 @@ func forward(b *testing.B, d database, from, to *sql.DB, n int) float64 {
 	require.NoError(b, err)
 	publisher := forwarder.NewPublisher(plain, forwarder.PublisherConfig{ForwarderTopic: source})
 	payload := make([]byte, payloadBytes)
-	start, used := time.Now(), startMeter()
+	start, used := time.Now(), pairs.StartMeter()
 	var calling sync.WaitGroup
 	for g := range publishers {
 		calling.Go(func() {
@@ -102,7 +103,7 @@ func forward(b *testing.B, d database, from, to *sql.DB, n int) float64 {
 		time.Sleep(2 * time.Millisecond)
 	}
 	elapsed := last.Sub(start)
-	used.log(b, "forwarder", there)
+	used.Log(b, "forwarder", there)
 	if there < n {
 		b.Logf("the forwarder left %d of %d messages behind", n-there, n)
 	}
@@ -131,7 +132,7 @@ func BenchmarkSQLForwarder(b *testing.B) {
 		b.Run(d.name, func(b *testing.B) {
 			db, store := d.open(b)
 			other, _ := d.open(b)
-			compare(b, "sql-vs-forwarder-"+d.name, "tagging end to end through sqlbroker", "Watermill's forwarder",
+			pairs.Compare(b, "sql-vs-forwarder-"+d.name, "tagging end to end through sqlbroker", "Watermill's forwarder",
 				func(b *testing.B) float64 { return forward(b, d, db, other, forwarded) },
 				func(b *testing.B) float64 {
 					to := sqlTables(b, d, other)
@@ -148,7 +149,7 @@ func BenchmarkSQLHandOver(b *testing.B) {
 		b.Run(d.name, func(b *testing.B) {
 			db, store := d.open(b)
 			other, _ := d.open(b)
-			compare(b, "sql-handover-"+d.name, "tagging in one database", "tagging between two",
+			pairs.Compare(b, "sql-handover-"+d.name, "tagging in one database", "tagging between two",
 				func(b *testing.B) float64 {
 					to := sqlTables(b, d, other)
 					defer to.close()

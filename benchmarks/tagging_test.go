@@ -15,6 +15,7 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/stretchr/testify/require"
 
+	"github.com/waybillmq/waybill/benchmarks/pairs"
 	"github.com/waybillmq/waybill/adapters/membroker"
 	"github.com/waybillmq/waybill/adapters/rabbitmqbroker"
 	"github.com/waybillmq/waybill/internal/testenv"
@@ -134,7 +135,7 @@ func publishAll(b *testing.B, d database, db *sql.DB, store reliable.Store, to b
 		payload := make([]byte, payloadBytes)
 		ctx := context.Background()
 		last := make([]*tagging.Receipt, publishers)
-		start, used := time.Now(), startMeter()
+		start, used := time.Now(), pairs.StartMeter()
 		var wg sync.WaitGroup
 		for g := range publishers {
 			wg.Go(func() {
@@ -152,7 +153,7 @@ func publishAll(b *testing.B, d database, db *sql.DB, store reliable.Store, to b
 		require.False(b, b.Failed())
 		await(b, done)
 		elapsed = time.Since(start)
-		used.log(b, "tagging", n)
+		used.Log(b, "tagging", n)
 		for _, receipt := range last {
 			statuses, err := receipt.Wait(ctx)
 			require.NoError(b, err)
@@ -167,7 +168,7 @@ func BenchmarkTaggingStore(b *testing.B) {
 	for _, d := range []database{mariaDB, postgres, sqlite} {
 		b.Run(d.name, func(b *testing.B) {
 			db, store := d.open(b)
-			compare(b, "tagging-store-"+d.name, "tagging end to end with a broker that answers at once", "bare insert and update",
+			pairs.Compare(b, "tagging-store-"+d.name, "tagging end to end with a broker that answers at once", "bare insert and update",
 				func(b *testing.B) float64 { return bareStore(b, d, db, endToEnd) },
 				func(b *testing.B) float64 {
 					to := instant(b)
@@ -184,7 +185,7 @@ func BenchmarkTaggingRabbitMQ(b *testing.B) {
 			db, store := d.open(b)
 			url := testenv.RabbitMQ(b)
 			declareQuorum(b, url)
-			compare(b, "tagging-rabbitmq-"+d.name, "tagging end to end", "1/(1/P+1/S)",
+			pairs.Compare(b, "tagging-rabbitmq-"+d.name, "tagging end to end", "1/(1/P+1/S)",
 				func(b *testing.B) float64 {
 					p, s := barePublish(b, url, topic, endToEnd), bareStore(b, d, db, endToEnd)
 					b.Logf("P %.0f/s, S %.0f/s", p, s)
@@ -202,7 +203,7 @@ func BenchmarkTaggingRabbitMQ(b *testing.B) {
 func BenchmarkPublishRabbitMQ(b *testing.B) {
 	url := testenv.RabbitMQ(b)
 	declareQuorum(b, url)
-	compare(b, "publish-rabbitmq", "confirmed publish through rabbitmqbroker", "bare client",
+	pairs.Compare(b, "publish-rabbitmq", "confirmed publish through rabbitmqbroker", "bare client",
 		func(b *testing.B) float64 { return barePublish(b, url, topic, endToEnd) },
 		func(b *testing.B) float64 {
 			to := rabbit(b, url)
@@ -255,7 +256,7 @@ func BenchmarkDrainRabbitMQ(b *testing.B) {
 			url := testenv.RabbitMQ(b)
 			declareQuorum(b, url)
 			var heap uint64
-			compare(b, "drain-rabbitmq-"+d.name, fmt.Sprintf("draining a backlog of %d", backlog), "bare client",
+			pairs.Compare(b, "drain-rabbitmq-"+d.name, fmt.Sprintf("draining a backlog of %d", backlog), "bare client",
 				func(b *testing.B) float64 { return barePublish(b, url, topic, endToEnd) },
 				func(b *testing.B) float64 {
 					rate, used := drain(b, d, db, store, url, backlog)
@@ -263,7 +264,7 @@ func BenchmarkDrainRabbitMQ(b *testing.B) {
 					return rate
 				})
 			b.ReportMetric(float64(heap)/(1<<20), "peak-MiB")
-			report("memory drain-rabbitmq-%s: %.0f MiB of the process at most", d.name, float64(heap)/(1<<20))
+			pairs.Report("memory drain-rabbitmq-%s: %.0f MiB of the process at most", d.name, float64(heap)/(1<<20))
 			require.Less(b, heap, uint64(100<<20), "memory of the process while it drains")
 		})
 	}
@@ -286,7 +287,7 @@ func drain(b *testing.B, d database, db *sql.DB, store reliable.Store, url strin
 	to := rabbit(b, url)
 	defer to.close()
 	runtime.GC()
-	start, used := time.Now(), startMeter()
+	start, used := time.Now(), pairs.StartMeter()
 	hooks, done := countSettled(n)
 	relaying(b, store, to, func(*tagging.Outbox) {
 		look := time.NewTicker(50 * time.Millisecond)
@@ -303,7 +304,7 @@ func drain(b *testing.B, d database, db *sql.DB, store reliable.Store, url strin
 		}
 	}, tagging.WithHooks(hooks))
 	elapsed := time.Since(start)
-	used.log(b, "drain", n)
+	used.Log(b, "drain", n)
 	nothingLost(b, db, to, n)
 	return float64(n) / elapsed.Seconds(), heap
 }

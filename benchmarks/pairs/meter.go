@@ -1,6 +1,4 @@
-//go:build services
-
-package benchmarks
+package pairs
 
 import (
 	"bytes"
@@ -13,9 +11,9 @@ import (
 	"time"
 )
 
-// meter tells what a stretch of a run costs: on a machine with other work, CPU times say more than rates. Those of the
+// Meter tells what a stretch of a run costs: on a machine with other work, CPU times say more than rates. Those of the
 // servers are of all servers of a kind on this machine, so they hold only what this run asks of them if nobody else does.
-type meter struct {
+type Meter struct {
 	began   time.Time
 	process time.Duration
 	servers map[string]time.Duration
@@ -24,8 +22,9 @@ type meter struct {
 // serverPrograms are the servers whose time is told.
 var serverPrograms = []string{"mariadbd", "postgres", "beam.smp", "java"}
 
-func startMeter() meter {
-	m := meter{began: time.Now(), servers: make(map[string]time.Duration)}
+// StartMeter begins a stretch.
+func StartMeter() Meter {
+	m := Meter{began: time.Now(), servers: make(map[string]time.Duration)}
 	for _, name := range serverPrograms {
 		m.servers[name] = serverTime(name)
 	}
@@ -33,8 +32,8 @@ func startMeter() meter {
 	return m
 }
 
-// log says what each of n messages cost since the meter was started.
-func (m meter) log(b *testing.B, what string, n int) {
+// Log says what each of n messages cost since the meter was started.
+func (m Meter) Log(b testing.TB, what string, n int) {
 	b.Helper()
 	per := func(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) / float64(n) }
 	var text strings.Builder

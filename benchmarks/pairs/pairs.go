@@ -1,6 +1,8 @@
-//go:build services
-
-package benchmarks
+// Package pairs compares two rates in interleaved pairs, and keeps the lines that a run of benchmarks ends with.
+//
+// The rates of a machine differ from minute to minute; what two sides do one after the other differs less. So each
+// comparison is the median of the quotients of pairs, and neither side of these always has the first turn.
+package pairs
 
 import (
 	"errors"
@@ -13,8 +15,8 @@ import (
 	"testing"
 )
 
-// pairs is how many interleaved pairs a ratio is the median of.
-var pairs = flag.Int("pairs", 5, "interleaved pairs per ratio")
+// count is how many interleaved pairs a ratio is the median of.
+var count = flag.Int("pairs", 5, "interleaved pairs per ratio")
 
 // lastLines are the lines that a run ends with.
 var lastLines struct {
@@ -26,7 +28,8 @@ var lastLines struct {
 // all else. Without it they end the output of this one.
 const linesVariable = "WAYBILL_BENCH_LINES"
 
-func TestMain(m *testing.M) {
+// Main runs the tests and benchmarks of a package and prints the last lines; call it from TestMain.
+func Main(m *testing.M) {
 	code := m.Run()
 	out := os.Stdout
 	if name := os.Getenv(linesVariable); name != "" {
@@ -50,13 +53,13 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// compare measures both sides in interleaved pairs and reports the median of the pairs' ratios. Each side returns a rate
+// Compare measures both sides in interleaved pairs and reports the median of the pairs' ratios. Each side returns a rate
 // (per second), or a cost if lower is better on both sides alike; it fails b by itself.
-func compare(b *testing.B, name, what, yardstick string, bar func(b *testing.B) float64, ours func(b *testing.B) float64) {
+func Compare(b *testing.B, name, what, yardstick string, bar func(b *testing.B) float64, ours func(b *testing.B) float64) {
 	b.Helper()
 	for b.Loop() {
 		var bars, rates, quotients []float64
-		for i := range *pairs {
+		for i := range *count {
 			var bar1, our1 float64
 			if i%2 == 0 { // neither side always has the warmer machine
 				bar1 = bar(b)
@@ -67,27 +70,28 @@ func compare(b *testing.B, name, what, yardstick string, bar func(b *testing.B) 
 			}
 			bars, rates, quotients = append(bars, bar1), append(rates, our1), append(quotients, our1/bar1)
 		}
-		b.ReportMetric(median(rates), "msg/s")
-		b.ReportMetric(median(bars), "yardstick-msg/s")
-		b.ReportMetric(median(quotients), "ratio")
-		report("ratio %s %.2f (%s / %s) %.0f / %.0f, pairs from %.2f to %.2f", name, median(quotients), what, yardstick,
-			median(rates), median(bars), slices.Min(quotients), slices.Max(quotients))
+		b.ReportMetric(Median(rates), "msg/s")
+		b.ReportMetric(Median(bars), "yardstick-msg/s")
+		b.ReportMetric(Median(quotients), "ratio")
+		Report("ratio %s %.2f (%s / %s) %.0f / %.0f, pairs from %.2f to %.2f", name, Median(quotients), what, yardstick,
+			Median(rates), Median(bars), slices.Min(quotients), slices.Max(quotients))
 	}
 }
 
-// report keeps a line for the end of the run.
-func report(format string, args ...any) {
+// Report keeps a line for the end of the run.
+func Report(format string, args ...any) {
 	lastLines.Lock()
 	defer lastLines.Unlock()
 	lastLines.lines = append(lastLines.lines, fmt.Sprintf(format, args...))
 }
 
-func median(values []float64) float64 {
-	return percentile(values, 0.5)
+// Median returns the middle of the values, NaN of none.
+func Median(values []float64) float64 {
+	return Percentile(values, 0.5)
 }
 
-// percentile returns the value below which the share q of the values lies.
-func percentile(values []float64, q float64) float64 {
+// Percentile returns the value below which the share q of the values lies, NaN of none.
+func Percentile(values []float64, q float64) float64 {
 	if len(values) == 0 {
 		return math.NaN()
 	}

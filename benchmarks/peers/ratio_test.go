@@ -1,0 +1,81 @@
+//go:build services
+
+package peers
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/waybillmq/waybill/benchmarks/pairs"
+	"github.com/waybillmq/waybill/internal/testenv"
+)
+
+// fast is how many messages Waybill moves in one side of a pair; what is slower moves fewer, since rates are compared.
+const fast = 40_000
+
+// comparison sets Waybill against a peer.
+type comparison struct {
+	name    string // of the ratio
+	product string // of the database
+	to      func(t testing.TB) destination
+	peer    contender
+	load    load
+	// ours and theirs are how many messages each side moves.
+	ours, theirs int
+}
+
+func onRabbitMQ(t testing.TB) destination { return emptyQueue(t, testenv.RabbitMQ(t)) }
+
+func onKafka(t testing.TB) destination { return emptyTopic(t, testenv.Kafka(t)) }
+
+// run compares, and reports what either side lost: Waybill may lose nothing, of a peer it is told.
+func (c comparison) run(b *testing.B) {
+	b.Helper()
+	var theirs outcome
+	one := func(b *testing.B, side contender, n int) outcome {
+		b.Helper()
+		s := &scope{TB: b}
+		defer s.end()
+		return drive(s, side, emptyDatabase(s, c.product), c.to(s), c.load, n)
+	}
+	pairs.Compare(b, c.name, "Waybill", c.peer.name,
+		func(b *testing.B) float64 {
+			o := one(b, c.peer, c.theirs)
+			theirs.lost, theirs.duplicated = theirs.lost+o.lost, theirs.duplicated+o.duplicated
+			return o.rate
+		},
+		func(b *testing.B) float64 {
+			o := one(b, waybill, c.ours)
+			require.Zero(b, o.lost, "messages were lost")
+			require.Zero(b, o.duplicated, "copies, where nothing had failed")
+			return o.rate
+		})
+	if theirs.lost+theirs.duplicated > 0 {
+		pairs.Report("peer %s: %s lost %d messages and sent %d copies", c.name, c.peer.name, theirs.lost, theirs.duplicated)
+	}
+}
+
+// BenchmarkForwarder is against Watermill's forwarder, from both databases to both brokers.
+func BenchmarkForwarder(b *testing.B) {
+	for _, c := range []comparison{
+		{"vs-forwarder-mariadb", mariaDB, onRabbitMQ, watermillForwarder, sends, fast, 4_000},
+		{"vs-forwarder-postgres", postgres, onRabbitMQ, watermillForwarder, sends, fast, 6_000},
+		{"vs-forwarder-kafka-mariadb", mariaDB, onKafka, watermillForwarder, sends, fast, 4_000},
+		{"vs-forwarder-kafka-postgres", postgres, onKafka, watermillForwarder, sends, fast, 6_000},
+	} {
+		b.Run(c.name, c.run)
+	}
+}
+
+// BenchmarkOthers is against what leaves publishing to its user, who publishes with confirms here.
+func BenchmarkOthers(b *testing.B) {
+	for _, c := range []comparison{
+		{"vs-oagudo", postgres, onRabbitMQ, oagudoReader, sends, fast, 6_000},
+		{"vs-oagudo-optimistic", postgres, onRabbitMQ, oagudoOptimistic, sends, fast, 10_000},
+		{"vs-river", postgres, onRabbitMQ, riverJobs, sends, fast, 10_000},
+		{"vs-bare", postgres, onRabbitMQ, bare, sends, fast, 20_000},
+	} {
+		b.Run(c.name, c.run)
+	}
+}
