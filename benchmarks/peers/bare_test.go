@@ -11,7 +11,7 @@ import (
 )
 
 // bare commits, and then publishes and waits for the confirm: no carrier, so a crash between the two loses the message.
-var bare = contender{"a bare publish", openBare}
+var bare = contender{name: "a bare publish", open: openBare}
 
 type bareOutbox struct {
 	database  database

@@ -5,7 +5,6 @@ package peers
 import (
 	"context"
 	"testing"
-	"time"
 
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/stretchr/testify/require"
@@ -31,8 +30,8 @@ type destination interface {
 	topic() string
 	// count is how many messages it has.
 	count() int
-	// received takes all of them and says how often each number is among them.
-	received(count int) map[int]int
+	// consume takes what it has, and what comes, until ctx is done.
+	consume(ctx context.Context, each func(content []byte)) error
 	// adapter is Waybill's publisher to it, open until t ends.
 	adapter(t testing.TB) (reliable.Publisher, reliable.ConfirmSource)
 }
@@ -41,16 +40,18 @@ type destination interface {
 type quorumQueue struct {
 	t    testing.TB
 	url  string
+	name string
 	open *amqp.Channel
 }
 
 var quorum = amqp.Table{amqp.QueueTypeArg: amqp.QueueTypeQuorum}
 
-func emptyQueue(t testing.TB, url string) *quorumQueue {
+// queueOn is the queue of that name, which is made if it is not there.
+func queueOn(t testing.TB, url, name string) *quorumQueue {
 	t.Helper()
-	q := &quorumQueue{t: t, url: url}
+	q := &quorumQueue{t: t, url: url, name: name}
 	q.open = q.channel()
-	_, err := q.open.QueueDeclare(orders, true, false, false, false, quorum)
+	_, err := q.open.QueueDeclare(name, true, false, false, false, quorum)
 	require.NoError(t, err)
 	return q
 }
@@ -66,36 +67,46 @@ func (q *quorumQueue) channel() *amqp.Channel {
 	return channel
 }
 
-func (q *quorumQueue) topic() string { return orders }
+func (q *quorumQueue) topic() string { return q.name }
 
 func (q *quorumQueue) count() int {
 	q.t.Helper()
-	state, err := q.open.QueueDeclarePassive(orders, true, false, false, false, quorum)
+	state, err := q.open.QueueDeclarePassive(q.name, true, false, false, false, quorum)
 	require.NoError(q.t, err)
 	return state.Messages
 }
 
-func (q *quorumQueue) received(count int) map[int]int {
-	q.t.Helper()
-	channel := q.channel()
-	deliveries, err := channel.Consume(orders, "", true, false, false, false, nil)
-	require.NoError(q.t, err)
-	numbers := make(map[int]int, count)
-	for range count {
+func (q *quorumQueue) consume(ctx context.Context, each func(content []byte)) error {
+	conn, err := amqp.Dial(q.url)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	channel, err := conn.Channel()
+	if err != nil {
+		return err
+	}
+	deliveries, err := channel.ConsumeWithContext(ctx, q.name, "", true, false, false, false, nil)
+	if err != nil {
+		return err
+	}
+	for {
 		select {
 		case delivery, open := <-deliveries:
-			require.True(q.t, open, "the broker ended the deliveries")
-			numbers[number(q.t, delivery.Body)]++
-		case <-time.After(patience):
-			require.Fail(q.t, "the queue says that it has more messages than it delivers")
+			if !open {
+				return ctx.Err()
+			}
+			each(delivery.Body)
+		case <-ctx.Done():
+			return nil
 		}
 	}
-	return numbers
 }
 
 func (q *quorumQueue) adapter(t testing.TB) (reliable.Publisher, reliable.ConfirmSource) {
 	t.Helper()
-	r, err := rabbitmqbroker.NewFromURL(q.url, rabbitmqbroker.WithQuorumQueues(), rabbitmqbroker.WithWindow(window))
+	r, err := rabbitmqbroker.NewFromURL(q.url, rabbitmqbroker.WithQuorumQueues(), rabbitmqbroker.WithWindow(window),
+		rabbitmqbroker.WithLogger(silent))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, r.Close()) })
 	return r, r
@@ -136,26 +147,21 @@ func (k *kafkaTopic) count() int {
 	return int(answer.Offset)
 }
 
-func (k *kafkaTopic) received(count int) map[int]int {
-	k.t.Helper()
+func (k *kafkaTopic) consume(ctx context.Context, each func(content []byte)) error {
 	consumer, err := kgo.NewClient(kgo.SeedBrokers(k.brokers...), kgo.ConsumeTopics(k.name), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
-	require.NoError(k.t, err)
-	defer consumer.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	numbers := make(map[int]int, count)
-	for seen := 0; seen < count; {
-		fetches := consumer.PollFetches(ctx)
-		require.NoError(k.t, fetches.Err(), "the topic says that it has more records than it delivers")
-		fetches.EachRecord(func(r *kgo.Record) { numbers[number(k.t, r.Value)]++ })
-		seen += fetches.NumRecords()
+	if err != nil {
+		return err
 	}
-	return numbers
+	defer consumer.Close()
+	for ctx.Err() == nil {
+		consumer.PollFetches(ctx).EachRecord(func(r *kgo.Record) { each(r.Value) })
+	}
+	return nil
 }
 
 func (k *kafkaTopic) adapter(t testing.TB) (reliable.Publisher, reliable.ConfirmSource) {
 	t.Helper()
-	b, err := kafkabroker.New(k.brokers, kafkabroker.WithWindow(window))
+	b, err := kafkabroker.New(k.brokers, kafkabroker.WithWindow(window), kafkabroker.WithLogger(silent))
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, b.Close()) })
 	return b, b

@@ -20,7 +20,7 @@ const (
 	// patience bounds what must happen, on a busy machine too.
 	patience = time.Minute
 	// quiet is how long nothing more may arrive before the rest counts as lost.
-	quiet = 15 * time.Second
+	quiet = 5 * time.Second
 	// look is the pause between two looks at how much has arrived.
 	look = 10 * time.Millisecond
 )
@@ -30,6 +30,8 @@ type contender struct {
 	name string
 	// open makes its tables in an empty database. What it opens is closed when t ends.
 	open func(t testing.TB, d database, to destination) carrier
+	// quiet is how long nothing more may arrive before the rest counts as lost, at least the quiet of all.
+	quiet time.Duration
 }
 
 // carrier is a contender between a database and a destination.
@@ -81,12 +83,18 @@ func drive(t testing.TB, c contender, d database, to destination, l load, n int)
 		start, used = time.Now(), pairs.StartMeter()
 		stop = o.relay()
 	}
-	end, arrived := await(o, to, n)
+	quiet := max(quiet, c.quiet)
+	end, arrived := await(n, quiet, func() int {
+		if r, records := o.(recorder); records {
+			return min(to.count(), r.recorded())
+		}
+		return to.count()
+	})
 	used.Log(t, c.name, arrived)
+	counts := collect(s, to)
+	await(arrived, quiet, counts.messages)
 	stop()
-	result := outcome{rate: float64(arrived) / end.Sub(start).Seconds()}
-	result.lost, result.duplicated = compareWithSent(t, to, n)
-	return result
+	return outcome{float64(arrived) / end.Sub(start).Seconds(), n - counts.messages(), counts.copies()}
 }
 
 // callAll calls from many goroutines, each of which waits for its call's return before the next.
@@ -108,30 +116,59 @@ func callAll(t testing.TB, o carrier, to destination, l load, n int) {
 	require.False(t, t.Failed(), "the load was not taken")
 }
 
-// await returns when n messages have arrived, and are recorded where the library keeps books, or when nothing more comes.
-func await(o carrier, to destination, n int) (last time.Time, arrived int) {
-	for last = time.Now(); time.Since(last) < quiet; time.Sleep(look) {
-		there := min(to.count(), n)
-		if r, records := o.(recorder); records {
-			there = min(there, r.recorded())
-		}
-		if there > arrived {
-			last, arrived = time.Now(), there
-		}
-		if arrived == n {
-			break
+// await returns when there are n, or when there have been no more for a while.
+func await(n int, quiet time.Duration, count func() int) (last time.Time, there int) {
+	for last = time.Now(); there < n && time.Since(last) < quiet; time.Sleep(look) {
+		if now := min(count(), n); now > there {
+			last, there = time.Now(), now
 		}
 	}
-	return last, arrived
+	return last, there
 }
 
-// compareWithSent counts which of the n messages never came, and how many copies there are beyond one of each.
-func compareWithSent(t testing.TB, to destination, n int) (lost, duplicated int) {
+// tally is how often each message came.
+type tally struct {
+	mu     sync.Mutex
+	counts map[int]int
+	total  int
+}
+
+// collect takes what arrives at a destination until t ends.
+func collect(t testing.TB, to destination) *tally {
 	t.Helper()
-	count := to.count()
-	numbers := to.received(count)
-	for i := range numbers {
-		require.Less(t, i, n, "a message came that nobody sent")
-	}
-	return n - len(numbers), count - len(numbers)
+	seen := &tally{counts: map[int]int{}}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() {
+		ended <- to.consume(ctx, func(content []byte) {
+			i, err := number(content)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			seen.mu.Lock()
+			defer seen.mu.Unlock()
+			seen.counts[i]++
+			seen.total++
+		})
+	}()
+	t.Cleanup(func() {
+		cancel()
+		require.NoError(t, <-ended)
+	})
+	return seen
+}
+
+// messages is how many different ones came.
+func (c *tally) messages() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.counts)
+}
+
+// copies is how many came beyond the first of each.
+func (c *tally) copies() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.total - len(c.counts)
 }

@@ -5,6 +5,7 @@ package peers
 import (
 	"database/sql"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"testing"
 
@@ -17,6 +18,9 @@ import (
 )
 
 func TestMain(m *testing.M) { pairs.Main(m) }
+
+// silent is for libraries that would log each refused connection of an outage.
+var silent = slog.New(slog.DiscardHandler)
 
 // scope is a part of a test or benchmark with an end of its own, so that nothing of one run is there in the next.
 type scope struct {
@@ -96,10 +100,9 @@ func payload(i int) []byte {
 func messageID(content []byte) string { return "message-" + string(content[:16]) }
 
 // number is which message it is the content of.
-func number(t testing.TB, content []byte) int {
-	t.Helper()
-	require.Len(t, content, payloadBytes)
-	i, err := strconv.Atoi(string(content[:16]))
-	require.NoError(t, err)
-	return i
+func number(content []byte) (int, error) {
+	if len(content) != payloadBytes {
+		return 0, fmt.Errorf("a message of %d bytes came, and none was sent", len(content))
+	}
+	return strconv.Atoi(string(content[:16]))
 }

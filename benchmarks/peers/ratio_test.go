@@ -3,6 +3,7 @@
 package peers
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -19,13 +20,14 @@ type comparison struct {
 	name    string // of the ratio
 	product string // of the database
 	to      func(t testing.TB) destination
-	peer    contender
-	load    load
+	// peers are several where one can be set up in several ways: the fastest is what counts.
+	peers []contender
+	load  load
 	// ours and theirs are how many messages each side moves.
 	ours, theirs int
 }
 
-func onRabbitMQ(t testing.TB) destination { return emptyQueue(t, testenv.RabbitMQ(t)) }
+func onRabbitMQ(t testing.TB) destination { return queueOn(t, testenv.RabbitMQ(t), orders) }
 
 func onKafka(t testing.TB) destination { return emptyTopic(t, testenv.Kafka(t)) }
 
@@ -33,17 +35,25 @@ func onKafka(t testing.TB) destination { return emptyTopic(t, testenv.Kafka(t)) 
 func (c comparison) run(b *testing.B) {
 	b.Helper()
 	var theirs outcome
+	names := make([]string, len(c.peers))
+	for i := range c.peers {
+		names[i] = c.peers[i].name
+	}
+	peer := strings.Join(names, " or ")
 	one := func(b *testing.B, side contender, n int) outcome {
 		b.Helper()
 		s := &scope{TB: b}
 		defer s.end()
 		return drive(s, side, emptyDatabase(s, c.product), c.to(s), c.load, n)
 	}
-	pairs.Compare(b, c.name, "Waybill", c.peer.name,
-		func(b *testing.B) float64 {
-			o := one(b, c.peer, c.theirs)
-			theirs.lost, theirs.duplicated = theirs.lost+o.lost, theirs.duplicated+o.duplicated
-			return o.rate
+	pairs.Compare(b, c.name, "Waybill", peer,
+		func(b *testing.B) (rate float64) {
+			for _, p := range c.peers {
+				o := one(b, p, c.theirs)
+				theirs.lost, theirs.duplicated = theirs.lost+o.lost, theirs.duplicated+o.duplicated
+				rate = max(rate, o.rate)
+			}
+			return rate
 		},
 		func(b *testing.B) float64 {
 			o := one(b, waybill, c.ours)
@@ -52,17 +62,17 @@ func (c comparison) run(b *testing.B) {
 			return o.rate
 		})
 	if theirs.lost+theirs.duplicated > 0 {
-		pairs.Report("peer %s: %s lost %d messages and sent %d copies", c.name, c.peer.name, theirs.lost, theirs.duplicated)
+		pairs.Report("peer %s: %s lost %d messages and sent %d copies", c.name, peer, theirs.lost, theirs.duplicated)
 	}
 }
 
 // BenchmarkForwarder is against Watermill's forwarder, from both databases to both brokers.
 func BenchmarkForwarder(b *testing.B) {
 	for _, c := range []comparison{
-		{"vs-forwarder-mariadb", mariaDB, onRabbitMQ, watermillForwarder, sends, fast, 4_000},
-		{"vs-forwarder-postgres", postgres, onRabbitMQ, watermillForwarder, sends, fast, 6_000},
-		{"vs-forwarder-kafka-mariadb", mariaDB, onKafka, watermillForwarder, sends, fast, 4_000},
-		{"vs-forwarder-kafka-postgres", postgres, onKafka, watermillForwarder, sends, fast, 6_000},
+		{"vs-forwarder-mariadb", mariaDB, onRabbitMQ, []contender{watermillForwarder}, sends, fast, 3_000},
+		{"vs-forwarder-postgres", postgres, onRabbitMQ, []contender{watermillForwarder}, sends, fast, 6_000},
+		{"vs-forwarder-kafka-mariadb", mariaDB, onKafka, []contender{watermillForwarder}, sends, fast, 3_000},
+		{"vs-forwarder-kafka-postgres", postgres, onKafka, []contender{watermillForwarder}, sends, fast, 6_000},
 	} {
 		b.Run(c.name, c.run)
 	}
@@ -71,10 +81,9 @@ func BenchmarkForwarder(b *testing.B) {
 // BenchmarkOthers is against what leaves publishing to its user, who publishes with confirms here.
 func BenchmarkOthers(b *testing.B) {
 	for _, c := range []comparison{
-		{"vs-oagudo", postgres, onRabbitMQ, oagudoReader, sends, fast, 6_000},
-		{"vs-oagudo-optimistic", postgres, onRabbitMQ, oagudoOptimistic, sends, fast, 10_000},
-		{"vs-river", postgres, onRabbitMQ, riverJobs, sends, fast, 10_000},
-		{"vs-bare", postgres, onRabbitMQ, bare, sends, fast, 20_000},
+		{"vs-oagudo", postgres, onRabbitMQ, oagudoTuned, sends, fast, 6_000},
+		{"vs-river", postgres, onRabbitMQ, []contender{riverJobs}, sends, fast, 10_000},
+		{"vs-bare", postgres, onRabbitMQ, []contender{bare}, sends, fast, 20_000},
 	} {
 		b.Run(c.name, c.run)
 	}

@@ -4,7 +4,6 @@ package peers
 
 import (
 	"context"
-	"log/slog"
 	"testing"
 	"time"
 
@@ -18,7 +17,7 @@ import (
 
 // riverJobs is river, a queue of jobs in PostgreSQL, as an outbox: the job is inserted with the business data, and its
 // worker publishes the message.
-var riverJobs = contender{"river", openRiver}
+var riverJobs = contender{name: "river", open: openRiver}
 
 // riverWorkers is how many jobs are worked at once, about what river's authors found to be fastest.
 const riverWorkers = 1000
@@ -72,8 +71,6 @@ func openRiver(t testing.TB, d database, to destination) carrier {
 	require.NoError(t, err)
 	return &riverOutbox{t, d, pool, newConfirmed(t, queue.url), inserts}
 }
-
-var silent = slog.New(slog.DiscardHandler)
 
 func (r *riverOutbox) relay() (stop func()) {
 	r.t.Helper()

@@ -18,7 +18,7 @@ import (
 )
 
 // waybill is the strategy that keeps the status in the message's row.
-var waybill = contender{"waybill", openWaybill}
+var waybill = contender{name: "waybill", open: openWaybill, quiet: patience}
 
 type waybillOutbox struct {
 	t        testing.TB
@@ -59,7 +59,7 @@ func (w *waybillOutbox) store() reliable.Store {
 func (w *waybillOutbox) relay() (stop func()) {
 	w.t.Helper()
 	publisher, confirms := w.to.adapter(w.t)
-	o, err := tagging.New(w.store(), publisher, confirms, tagging.WithoutRetention(), tagging.WithWindow(window),
+	o, err := tagging.New(w.store(), publisher, confirms, tagging.WithoutRetention(), tagging.WithWindow(window), tagging.WithLogger(silent),
 		tagging.WithHooks(tagging.Hooks{Settled: func(_ *reliable.Attempt, s *reliable.Settlement, result reliable.SettleResult) {
 			if s.To == reliable.Confirmed && result == reliable.Applied {
 				w.settled.Add(1)

@@ -1,0 +1,204 @@
+//go:build services && soak
+
+package peers
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/waybillmq/waybill/benchmarks/pairs"
+	"github.com/waybillmq/waybill/internal/testservers"
+)
+
+const (
+	// faulty is how many messages are sent while something goes wrong, and pace the time between two of them.
+	faulty = 2000
+	pace   = 2 * time.Millisecond
+	// outage is how long the broker is away.
+	outage = 8 * time.Second
+	// elsewhere is a queue that is not there, and strays how many of the messages are for it.
+	elsewhere = "elsewhere"
+	strays    = 10
+)
+
+// fault is what goes wrong, from when a third of the messages was sent.
+type fault struct {
+	name   string
+	relays int
+	// strays is how many messages are for the queue that is not there.
+	strays int
+	happen func(broker *testservers.RabbitMQ)
+}
+
+var faults = []fault{
+	{name: "broker killed and started again", relays: 1, happen: func(broker *testservers.RabbitMQ) {
+		broker.Kill()
+		broker.Start()
+	}},
+	{name: "broker away for 8 s", relays: 1, happen: func(broker *testservers.RabbitMQ) {
+		broker.Stop()
+		time.Sleep(outage)
+		broker.Start()
+	}},
+	{name: "10 messages for a queue that is not there yet", relays: 1, strays: strays, happen: func(*testservers.RabbitMQ) {}},
+	{name: "two relays", relays: 2, happen: func(*testservers.RabbitMQ) {}},
+}
+
+// account is what came of 2,000 messages.
+type account struct {
+	lost, duplicated int
+	// stuck is how many came only once the relay's process had been started again.
+	stuck int
+}
+
+// TestSoakFaults counts what each library loses, and what it sends more than once. Waybill may lose nothing, need no help,
+// and send nothing twice where the broker was well; of the others it is told.
+func TestSoakFaults(t *testing.T) {
+	for _, c := range []contender{waybill, watermillForwarder, oagudoReader, oagudoOptimistic, riverJobs, bare} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			broker := testservers.StartRabbitMQ(t)
+			for _, f := range faults {
+				t.Run(f.name, func(t *testing.T) {
+					a := suffer(t, c, f, broker)
+					pairs.Report("fault | %s | %s | %d lost | %d copies | %d stuck", c.name, f.name, a.lost, a.duplicated, a.stuck)
+					if c.name != waybill.name {
+						return
+					}
+					assert.Zero(t, a.lost, "messages were lost")
+					assert.Zero(t, a.stuck, "messages waited for somebody to start the process again")
+					if f.strays > 0 || f.relays > 1 {
+						assert.Zero(t, a.duplicated, "copies, though the broker had answered everything")
+					}
+				})
+			}
+		})
+	}
+}
+
+// suffer sends messages while f happens, and counts what arrived.
+func suffer(t testing.TB, c contender, f fault, broker *testservers.RabbitMQ) (a account) {
+	t.Helper()
+	s := &scope{TB: t}
+	defer s.end()
+	d, name := emptyDatabase(s, postgres), fmt.Sprint(orders, "-", time.Now().UnixNano())
+	to := queueOn(s, broker.URL(), name)
+	process := start(s, c, d, to, f.relays)
+	begun, sent := sendPaced(process.carrier, name, f.strays)
+	<-begun
+	f.happen(broker)
+	<-sent
+	require.Equal(t, faulty, sold(t, d), "sales that were committed")
+
+	to = queueOn(s, broker.URL(), name) // the connection may have gone with the broker
+	counts, straying := collect(s, to), &tally{}
+	arrived := func() int {
+		_, there := await(faulty-f.strays, calm, counts.messages)
+		if f.strays == 0 {
+			return there
+		}
+		if straying.counts == nil {
+			straying = collect(s, queueOn(s, broker.URL(), elsewhere))
+		}
+		_, strayed := await(f.strays, calm, straying.messages)
+		return there + strayed
+	}
+	there := arrived()
+	process.end()
+	if there < faulty {
+		process = start(s, c, d, to, 1)
+		a.stuck = arrived() - there
+		process.end()
+	}
+	a.lost = faulty - there - a.stuck
+	a.duplicated = counts.copies() + straying.copies()
+	return a
+}
+
+// calm is how long nothing more may arrive while something was wrong: longer than the pauses after which each tries again.
+const calm = 40 * time.Second
+
+// process is a contender with its relays, which can be ended as a process is, whatever state it is in.
+type process struct {
+	carrier carrier
+	end     func()
+}
+
+func start(t testing.TB, c contender, d database, to destination, relays int) process {
+	t.Helper()
+	s := &scope{TB: t}
+	o := c.open(s, d, to)
+	var stops []func()
+	for range relays {
+		stops = append(stops, o.relay())
+	}
+	return process{o, func() {
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			for _, stop := range stops {
+				stop()
+			}
+			s.end()
+		}()
+		select {
+		case <-ended:
+		case <-time.After(patience): // it hangs; its connections to the database would live on
+			t.Logf("%s: does not stop", c.name)
+		}
+		closeConnections(t, d)
+	}}
+}
+
+// closeConnections closes all that a process has left open, as its end would.
+func closeConnections(t testing.TB, d database) {
+	t.Helper()
+	ctx := context.Background()
+	conn, err := pgx.Connect(ctx, d.dsn)
+	require.NoError(t, err)
+	_, err = conn.Exec(ctx, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
+	require.NoError(t, err)
+	require.NoError(t, conn.Close(ctx))
+}
+
+// sold is how many sales are committed.
+func sold(t testing.TB, d database) (n int) {
+	t.Helper()
+	db, err := sql.Open(d.driver, d.dsn)
+	require.NoError(t, err)
+	defer db.Close()
+	require.NoError(t, db.QueryRow("SELECT COUNT(*) FROM business").Scan(&n))
+	return n
+}
+
+// sendPaced sells at a steady pace. An error is the answer of a bare publish that failed after its sale was committed.
+func sendPaced(o carrier, topic string, strays int) (third, all <-chan struct{}) {
+	begun, sent := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(sent)
+		ticks := time.NewTicker(pace)
+		defer ticks.Stop()
+		var calling sync.WaitGroup
+		for i := range faulty {
+			<-ticks.C
+			to := topic
+			if strays > 0 && i%(faulty/strays) == 0 {
+				to = elsewhere
+			}
+			calling.Go(func() { _ = o.sell(context.Background(), i, to, payload(i)) })
+			if i == faulty/3 {
+				close(begun)
+			}
+		}
+		calling.Wait()
+	}()
+	return begun, sent
+}
