@@ -23,6 +23,10 @@ type TopicStats struct {
 	Discarded     int
 	OldestPending time.Duration // age since stored, on the store's clock; 0 if none is pending
 	OldestFailed  time.Duration // age since stored; 0 if none is failed
+	// Withheld is how many envelopes wait for the fate of a business transaction in another database ([Withholder]), and
+	// OldestWithheld the age of the oldest. They are not among the pending ones.
+	Withheld       int
+	OldestWithheld time.Duration
 }
 
 // Record is an envelope as it is stored.
@@ -41,6 +45,10 @@ type Record struct {
 	Behind ID
 	// Held is true while the envelope waits behind the hold of its topic.
 	Held bool
+	// Withheld is true while the envelope is not in the outbox yet, because it is not known whether its business
+	// transaction, in another database, commits ([Withholder]); Status is Pending. DueIn is then how long until a witness
+	// may be asked.
+	Withheld bool
 	// LateAck is true if the broker's ack came after compensation had begun, or after the envelope was discarded.
 	LateAck bool
 	// History is what went wrong and what was decided, oldest first: every decision, and of all other entries the newest
@@ -67,7 +75,8 @@ type HistoryKind uint8
 const (
 	// AttemptEnded is an attempt that did not end acked.
 	AttemptEnded HistoryKind = iota
-	// GivenUp is a failure that was decided without an attempt: behind a held topic.
+	// GivenUp is a failure that was decided without an attempt: behind a held topic, or because nobody can tell whether the
+	// business transaction committed.
 	GivenUp
 	// CompensationFailed is a run of a handler that did not succeed.
 	CompensationFailed

@@ -89,7 +89,8 @@ const (
 	// Compensate makes a failed envelope compensated: somebody has dealt with it outside of Waybill. Its key goes on.
 	Compensate
 	// Discard makes a pending or failed envelope discarded: it shall not be sent. Its key goes on. A pending one may be on
-	// its way to the broker at that moment; an ack that comes then is recorded as a late one and changes nothing.
+	// its way to the broker at that moment; an ack that comes then is recorded as a late one and changes nothing. One that
+	// is withheld is not sent even if its business transaction commits.
 	Discard
 )
 

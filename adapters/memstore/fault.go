@@ -39,6 +39,9 @@ const (
 	OpProcessedBy        Op = "look up processed"
 	OpMark               Op = "mark"
 	OpAsk                Op = "ask"
+	OpWithhold           Op = "withhold"
+	OpUndecided          Op = "look for undecided"
+	OpResolve            Op = "resolve"
 )
 
 // Fault is what happens to one operation. The zero value is no fault. The fields are applied in their order.
@@ -51,7 +54,8 @@ type Fault struct {
 	HangBefore bool
 	// HangAfter takes effect, then waits until ctx ends: the answer is lost.
 	HangAfter bool
-	// After takes effect, then fails: the answer is lost. For Enqueue and Commit the error is [reliable.ErrUnknown] too.
+	// After takes effect, then fails: the answer is lost. For Enqueue, Resolve and Commit the error is [reliable.ErrUnknown]
+	// too.
 	After error
 }
 

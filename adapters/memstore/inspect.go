@@ -17,6 +17,15 @@ const maxLookup = 1000
 func (s *Store) Stats(ctx context.Context) ([]reliable.TopicStats, error) {
 	topics := make(map[string]*reliable.TopicStats)
 	err := s.do(ctx, OpStats, nil, func(now time.Time) error {
+		for _, w := range s.withheld {
+			topic := topics[w.Topic]
+			if topic == nil {
+				topic = &reliable.TopicStats{Topic: w.Topic}
+				topics[w.Topic] = topic
+			}
+			topic.Withheld++
+			topic.OldestWithheld = max(topic.OldestWithheld, now.Sub(w.storedAt))
+		}
 		for _, status := range []reliable.Status{
 			reliable.Pending, reliable.Failed, reliable.Compensated, reliable.Discarded,
 		} {
@@ -69,6 +78,8 @@ func (s *Store) Lookup(ctx context.Context, ids ...reliable.ID) ([]reliable.Reco
 			seen[id] = struct{}{}
 			if r := s.rows[id]; r != nil {
 				records = append(records, s.recordOf(r, now))
+			} else if w := s.withheldOf(id); w != nil {
+				records = append(records, w.record(now))
 			}
 		}
 		return nil
@@ -79,7 +90,7 @@ func (s *Store) Lookup(ctx context.Context, ids ...reliable.ID) ([]reliable.Reco
 	return records, nil
 }
 
-// Records returns everything that is stored, in the order in which it was stored; for models and examples.
+// Records returns everything that is in the outbox, in the order in which it was stored; for models and examples.
 func (s *Store) Records() []reliable.Record {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -26,6 +26,19 @@ func (s *Store) List(ctx context.Context, req reliable.ListRequest) (reliable.Pa
 				return err
 			}
 		}
+		// What is withheld comes first; its places have a due before every other.
+		if req.Status == reliable.Pending && (req.After == "" || after.Due < 0) {
+			withheld, last := s.listWithheld(&req.Filter, reliable.ID(after.ID), req.Limit, now)
+			if len(withheld) > 0 {
+				page.Records = withheld
+				next := cursor.Place{}
+				if last != "" {
+					next = cursor.Place{Due: -1, ID: string(last)}
+				}
+				page.Next = cursor.Encode("memstore", req.Filter, next)
+				return nil
+			}
+		}
 		var rows []*row
 		for r := range s.having(req.Status) {
 			if r.seq > after.Order && r.matches(&req.Filter, now) {
@@ -67,6 +80,12 @@ func (s *Store) Decide(ctx context.Context, d reliable.Decision) ([]reliable.Dec
 		found := make([]int, 0, len(d.IDs))
 		for i, id := range d.IDs {
 			results[i] = reliable.DecisionResult{ID: id, Verdict: reliable.NotFound}
+			if s.rows[id] == nil && s.withheldOf(id) != nil {
+				results[i].Verdict = reliable.WrongStatus
+				if d.Action.AppliesTo(reliable.Pending) {
+					s.recall(ctx, id, now)
+				}
+			}
 			if s.rows[id] != nil {
 				found = append(found, i)
 			}

@@ -22,6 +22,7 @@ var (
 	_ reliable.Inbox         = (*Store)(nil)
 	_ reliable.Confirmations = (*Store)(nil)
 	_ reliable.Marker        = (*Store)(nil)
+	_ reliable.Withholder    = (*Store)(nil)
 	_ reliable.Limited       = (*Store)(nil)
 	_ reliable.Tx            = (*Tx)(nil)
 
@@ -50,6 +51,8 @@ type Store struct {
 	receiving map[reliable.Processed]*Tx       // received by transactions that are still open
 	processed map[reliable.Processed]time.Time // by when it was stored
 	marks     map[reliable.Token]mark
+
+	withheld map[reliable.ID]*withheld // by ticket
 }
 
 // Option configures a [Store].
@@ -85,6 +88,8 @@ func New(opts ...Option) *Store {
 		receiving: make(map[reliable.Processed]*Tx),
 		processed: make(map[reliable.Processed]time.Time),
 		marks:     make(map[reliable.Token]mark),
+
+		withheld: make(map[reliable.ID]*withheld),
 	}
 	var errs []error
 	for _, opt := range opts {

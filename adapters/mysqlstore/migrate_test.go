@@ -26,7 +26,7 @@ func TestMigrate_fromVersion1KeepsWhatIsThereAndWhoIsThere(t *testing.T) {
 	}
 	err = store.Check(t.Context())
 	require.ErrorIs(t, err, reliable.ErrSchema)
-	require.ErrorContains(t, err, "schema version 1, need 3: run Migrate")
+	require.ErrorContains(t, err, "schema version 1, need 4: run Migrate")
 	_, err = db.ExecContext(t.Context(), `INSERT INTO waybill_outbox (id, topic, okey, metadata, size, status, due, stored_at,
 		fence, attempts, flags, deadline, worker, payload) VALUES ('a', 'orders', '', '', 1, 2, 1, 1, 2, 1, 24, 0, 'w', '')`)
 	require.NoError(t, err)
@@ -39,7 +39,7 @@ func TestMigrate_fromVersion1KeepsWhatIsThereAndWhoIsThere(t *testing.T) {
 	require.NoError(t, store.Migrate(t.Context()), "it can be repeated")
 	var version, usableBy int
 	require.NoError(t, db.QueryRowContext(t.Context(), statements("waybill_").Version.Text()).Scan(&version, &usableBy))
-	require.Equal(t, 3, version)
+	require.Equal(t, 4, version)
 	require.Equal(t, 1, usableBy, "programs of version 1 go on")
 	results, err := store.Decide(t.Context(), reliable.Decision{
 		Action: reliable.Requeue, IDs: []reliable.ID{"a"}, Who: "ann", Why: "the route is repaired",

@@ -147,7 +147,7 @@ CREATE TABLE IF NOT EXISTS {marker} (
 		Record: w.Text(`
 INSERT INTO {schema} (version, usable_by, applied_at) VALUES (3, 1, ` + clock + `)
 ON DUPLICATE KEY UPDATE usable_by = VALUES(usable_by)`),
-	}}
+	}, withheldMigration(w)}
 }
 
 // statements are all SQL that a store runs, valid in MySQL 8 and MariaDB 10.6 alike: no RETURNING, no row constructor
@@ -404,6 +404,8 @@ SELECT dead FROM {marker} WHERE token = ? FOR UPDATE NOWAIT`),
 INSERT INTO {marker} (token, dead, at) VALUES (?, 1, {now})`),
 		PurgeMarkers: q(`
 DELETE FROM {marker} WHERE at <= {now} - ? ORDER BY at LIMIT ?`),
+
+		Withholding: withholding(q),
 
 		Version: q(`
 SELECT COALESCE(MAX(version), 0), COALESCE(MAX(usable_by), 0) FROM {schema}`),

@@ -161,7 +161,7 @@ CREATE INDEX IF NOT EXISTS "{prefix}marker_at" ON {marker} (at)`),
 		},
 		Record: w.Text(`
 INSERT INTO {schema} (version, usable_by, applied_at) VALUES (3, 1, ` + clock + `) ON CONFLICT DO NOTHING`),
-	}}
+	}, withheldMigration(w)}
 }
 
 // insert stores rows that come as one array for each column: one statement text, prepared once, for batches of any
@@ -437,6 +437,8 @@ INSERT INTO {marker} (token, dead, at) VALUES ($1, 1, {now}) ON CONFLICT DO NOTH
 DELETE FROM {marker} WHERE token IN (
   SELECT token FROM {marker} WHERE at <= {now} - $1 ORDER BY at LIMIT $2 FOR UPDATE SKIP LOCKED
 )`),
+
+		Withholding: withholding(q),
 
 		Version: q(`
 SELECT COALESCE(max(version), 0), COALESCE(max(usable_by), 0) FROM {schema}`),

@@ -149,7 +149,7 @@ CREATE INDEX IF NOT EXISTS "{prefix}marker_at" ON {marker} (at)`),
 		},
 		Record: w.Text(`
 INSERT INTO {schema} (version, usable_by, applied_at) VALUES (3, 1, ` + clock + `) ON CONFLICT DO NOTHING`),
-	}}
+	}, withheldMigration(w)}
 }
 
 // statements are all SQL that a store runs. SQLite has one writer at a time, who holds the lock from BEGIN IMMEDIATE
@@ -372,6 +372,8 @@ SELECT dead FROM {marker} WHERE token = ?`),
 INSERT INTO {marker} (token, dead, at) VALUES (?, 1, {now}) ON CONFLICT DO NOTHING`),
 		PurgeMarkers: q(`
 DELETE FROM {marker} WHERE (token) IN (SELECT token FROM {marker} WHERE at <= {now} - ? ORDER BY at LIMIT ?)`),
+
+		Withholding: withholding(q),
 
 		Version: q(`
 SELECT COALESCE(MAX(version), 0), COALESCE(MAX(usable_by), 0) FROM {schema}`),

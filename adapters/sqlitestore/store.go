@@ -28,6 +28,7 @@ var (
 	_ reliable.Inbox         = (*Store)(nil)
 	_ reliable.Confirmations = (*Store)(nil)
 	_ reliable.Marker        = (*Store)(nil)
+	_ reliable.Withholder    = (*Store)(nil)
 	_ reliable.Limited       = (*Store)(nil)
 	_ reliable.Writing       = (*Store)(nil)
 	_ reliable.Portioned     = (*Store)(nil)

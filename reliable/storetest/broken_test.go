@@ -48,6 +48,10 @@ type broken struct {
 	processedBy    func(ctx context.Context, ids []reliable.ID) (map[reliable.ID][]string, error)
 	purgeOldest    func(ctx context.Context, olderThan time.Duration, limit int) (int, error)
 	markerWitness  func(horizon time.Duration) (reliable.Witness, error)
+
+	withhold  func(ctx context.Context, patience time.Duration, ws []withheld) error
+	undecided func(ctx context.Context, source string, req claimRequest) ([]withheld, error)
+	resolve   func(ctx context.Context, req enqueueRequest, rs []resolution) ([]reliable.Resolved, error)
 }
 
 type (

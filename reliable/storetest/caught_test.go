@@ -32,7 +32,7 @@ func allFlaws() []flaw {
 	return slices.Concat(
 		enqueueFlaws, claimFlaws, settleFlaws, lateFlaws, orderFlaws, transactionFlaws, holdFlaws, compensationFlaws,
 		insideFlaws, listFlaws, decideFlaws, overruleFlaws, inspectFlaws, purgeFlaws, fleetFlaws,
-		consumerFlaws,
+		consumerFlaws, withholdFlaws,
 	)
 }
 

@@ -31,13 +31,14 @@ const (
 	Receiving    Ability = "Inbox"
 	Confirming   Ability = "Confirmations"
 	Marking      Ability = "Marker"
+	Withholding  Ability = "Withholder"
 )
 
 // AllAbilities lists every ability that the suite knows.
 func AllAbilities() []Ability {
 	return []Ability{
 		Transactions, Holds, Inspection, Purging, Election, WakeUps, SelfCheck, Compensation, Operation,
-		OwnLimits, Receiving, Confirming, Marking,
+		OwnLimits, Receiving, Confirming, Marking, Withholding,
 	}
 }
 
@@ -69,6 +70,8 @@ func (a Ability) of(store reliable.Store) bool {
 		return has[reliable.Confirmations](store)
 	case Marking:
 		return has[reliable.Marker](store)
+	case Withholding:
+		return has[reliable.Withholder](store)
 	}
 	return false
 }
@@ -222,6 +225,7 @@ func Checks() []Check {
 		{"Decide", crowdChecks},
 		{"Inspect", inspectChecks}, {"Purge", purgeChecks}, {"Fleet", fleetChecks},
 		{"Inbox", inboxChecks}, {"Processed", processedChecks}, {"Marker", markerChecks},
+		{"Withhold", withholdChecks},
 	} {
 		for _, check := range group.checks {
 			check.Name = group.subject + "_" + strings.ReplaceAll(check.Name, " ", "_")

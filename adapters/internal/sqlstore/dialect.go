@@ -195,6 +195,8 @@ type Statements struct {
 	// PurgeMarkers deletes the oldest markers and tombstones: olderThan, limit.
 	PurgeMarkers Statement
 
+	Withholding
+
 	// Version returns the newest version, and the oldest program that can use it.
 	Version Statement
 }
@@ -220,4 +222,24 @@ type Walk struct {
 	// Same returns what has the due of a place and comes after it: status, topic, due, order (twice), topic (twice), id,
 	// limit.
 	Same Statement
+}
+
+// Withholding is the SQL for what waits for business transactions in another database.
+type Withholding struct {
+	// Withhold keeps envelopes back: [ticket] [source] [id] [token] [topic] [okey] [metadata] [payload] [size] [delay]
+	// [deadline] [patience].
+	Withhold Statement
+	// PickUndecided locks what is withheld and may be asked about, the longest due first, skipping what is locked, and
+	// returns ticket, size: source, limit. LeaseUndecided takes it: lease, [ticket]. AskLater gives it back: delay, [ticket].
+	PickUndecided, LeaseUndecided, AskLater Statement
+	// Withheld reads what is withheld: [ticket]; LockWithheld locks it: [id]. They return ticket, source, id, token, topic,
+	// okey, metadata, payload, delay, deadline, stored_at, asked, now.
+	Withheld, LockWithheld Statement
+	// LockTickets locks tickets and returns those that are there; DeleteTickets deletes them: [ticket].
+	LockTickets, DeleteTickets Statement
+	// WithheldOf and ListWithheld, which has no payload, return ticket, id, topic, okey, metadata, payload, deadline, ask_at,
+	// stored_at, now: [id], in the order of tickets; or after a ticket, limit.
+	WithheldOf, ListWithheld Statement
+	// CountWithheld returns topic, count, oldest stored_at, now.
+	CountWithheld Statement
 }

@@ -59,7 +59,7 @@ func (s *Store) elect(ctx context.Context, tx Conn, chore, worker string, lease 
 }
 
 // SchemaVersion is the version that this program needs, and the oldest one that it can use is the same.
-const SchemaVersion = 3
+const SchemaVersion = 4
 
 // Check returns an error that is [reliable.ErrSchema] if the tables do not fit; see [reliable.Checker].
 func (s *Store) Check(ctx context.Context) error {

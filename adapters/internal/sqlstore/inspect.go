@@ -18,6 +18,17 @@ func (s *Store) Stats(ctx context.Context) ([]reliable.TopicStats, error) {
 	var topics map[string]*reliable.TopicStats
 	err := s.read(ctx, func(c Conn) error {
 		topics = make(map[string]*reliable.TopicStats)
+		of := func(topic string) *reliable.TopicStats {
+			stats := topics[topic]
+			if stats == nil {
+				stats = &reliable.TopicStats{Topic: topic}
+				topics[topic] = stats
+			}
+			return stats
+		}
+		if err := s.countWithheld(ctx, c, of); err != nil {
+			return err
+		}
 		return s.query(ctx, c, func(rows Rows) error {
 			var topic string
 			var status, count int
@@ -25,11 +36,7 @@ func (s *Store) Stats(ctx context.Context) ([]reliable.TopicStats, error) {
 			if err := rows.Scan(&topic, &status, &count, &oldest, &now); err != nil {
 				return err
 			}
-			stats := topics[topic]
-			if stats == nil {
-				stats = &reliable.TopicStats{Topic: topic}
-				topics[topic] = stats
-			}
+			stats := of(topic)
 			age := max(duration(now-oldest), 0)
 			switch reliable.Status(status) { //nolint:gosec // a smallint between 0 and 4
 			case reliable.Failed:
@@ -68,25 +75,37 @@ func (s *Store) Lookup(ctx context.Context, ids ...reliable.ID) ([]reliable.Reco
 	slices.Sort(texts)
 	texts = slices.Compact(texts)
 	var records []reliable.Record
-	err := s.read(ctx, func(c Conn) error {
-		records = nil
-		return inChunks(texts, s.dialect.ListRows, func(part []string) error {
-			rows, err := s.rows(ctx, c, s.dialect.Lookup, part)
-			if err != nil {
-				return err
-			}
-			some, err := s.records(ctx, c, rows)
-			if err == nil {
-				err = s.behind(ctx, c, some)
-			}
-			records = append(records, some...)
+	err := s.read(ctx, func(c Conn) (err error) {
+		if records, err = s.lookup(ctx, c, texts); err != nil {
 			return err
+		}
+		records, err = s.lookupWithheld(ctx, c, texts, records, func(ids []string) ([]reliable.Record, error) {
+			return s.lookup(ctx, c, ids)
 		})
+		return err
 	})
 	if err != nil {
 		return nil, s.fail("look up", err)
 	}
 	return records, nil
+}
+
+// lookup reads what is in the outbox.
+func (s *Store) lookup(ctx context.Context, c Conn, ids []string) ([]reliable.Record, error) {
+	var records []reliable.Record
+	err := inChunks(ids, s.dialect.ListRows, func(part []string) error {
+		rows, err := s.rows(ctx, c, s.dialect.Lookup, part)
+		if err != nil {
+			return err
+		}
+		some, err := s.records(ctx, c, rows)
+		if err == nil {
+			err = s.behind(ctx, c, some)
+		}
+		records = append(records, some...)
+		return err
+	})
+	return records, err
 }
 
 // behind says of each record that waits which one is the head of its key. A key whose rows nobody has looked at yet has no

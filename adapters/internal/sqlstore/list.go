@@ -42,6 +42,17 @@ func (s *Store) List(ctx context.Context, req reliable.ListRequest) (reliable.Pa
 	var page reliable.Page
 	err := s.read(ctx, func(c Conn) (err error) {
 		l.conn, l.after = c, start
+		if req.Status == reliable.Pending && start.Due <= dueWithheld {
+			var end bool
+			if page, end, err = l.pageWithheld(ctx); err != nil || !end {
+				return err
+			}
+			l.after = cursor.Place{Due: math.MinInt64}
+			if len(page.Records) > 0 {
+				page.Next = l.cursor(cursor.Place{})
+				return nil
+			}
+		}
 		page, err = l.page(ctx)
 		return err
 	})

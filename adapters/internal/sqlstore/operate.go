@@ -39,6 +39,10 @@ func (s *Store) decide(ctx context.Context, tx Conn, d *reliable.Decision) ([]re
 	if err != nil {
 		return nil, err
 	}
+	withheld, err := s.recall(ctx, tx, d, states)
+	if err != nil {
+		return nil, err
+	}
 	// The time before the locks were granted may be earlier than what was decided by those who had them.
 	var now int64
 	if err := s.query(ctx, tx, func(rows Rows) error { return rows.Scan(&now) }, s.dialect.Clock); err != nil {
@@ -47,6 +51,9 @@ func (s *Store) decide(ctx context.Context, tx Conn, d *reliable.Decision) ([]re
 	results := make([]reliable.DecisionResult, len(d.IDs))
 	for i, id := range d.IDs {
 		results[i] = reliable.DecisionResult{ID: id, Verdict: reliable.NotFound}
+		if withheld[string(id)] {
+			results[i].Verdict = reliable.WrongStatus
+		}
 		if r := states[string(id)]; r != nil {
 			r.now = max(r.now, now)
 			results[i].Verdict = r.overrule(d.Action)

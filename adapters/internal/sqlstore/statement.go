@@ -42,7 +42,7 @@ type Writer struct{ replacer *strings.Replacer }
 func NewWriter(prefix, quote string, expressions ...string) Writer {
 	var pairs []string
 	for _, table := range []string{
-		"outbox", "lane", "head", "hold", "history", "decision", "chore", "inbox", "processed", "marker", "schema",
+		"outbox", "lane", "head", "hold", "history", "decision", "chore", "inbox", "processed", "marker", "withheld", "schema",
 	} {
 		pairs = append(pairs, "{"+table+"}", quote+prefix+table+quote)
 	}
