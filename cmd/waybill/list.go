@@ -159,6 +159,8 @@ func yes(b bool) string {
 // stateOf is more than the status, where a list knows more.
 func stateOf(r *reliable.Record) string {
 	switch {
+	case r.Withheld:
+		return "withheld"
 	case r.Waiting:
 		return "behind its key"
 	case r.Held:
@@ -196,6 +198,7 @@ type recordDocument struct {
 	Waiting           bool    `json:"waiting"`
 	Behind            string  `json:"behind,omitempty"`
 	Held              bool    `json:"held"`
+	Withheld          bool    `json:"withheld"`
 	LeasedBy          string  `json:"leased_by"`
 	DueInSeconds      float64 `json:"due_in_seconds"`
 	DeadlineSeconds   float64 `json:"deadline_seconds"`
@@ -206,7 +209,7 @@ func recordOf(r *reliable.Record) recordDocument {
 	return recordDocument{
 		ID: string(r.ID), Topic: r.Topic, Key: r.Key, Status: r.Status.String(), StatusNumber: int(r.Status),
 		AgeSeconds: seconds(r.Age), Attempts: r.Attempts, Charged: r.Failures, FailingForSeconds: seconds(r.FailingFor),
-		MayHaveBeenSent: r.MayHaveBeenSent, LateAck: r.LateAck, Waiting: r.Waiting, Behind: string(r.Behind), Held: r.Held,
+		MayHaveBeenSent: r.MayHaveBeenSent, LateAck: r.LateAck, Waiting: r.Waiting, Behind: string(r.Behind), Held: r.Held, Withheld: r.Withheld,
 		LeasedBy: r.LeasedBy, DueInSeconds: seconds(r.DueIn), DeadlineSeconds: seconds(r.Deadline),
 	}
 }

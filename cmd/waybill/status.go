@@ -241,7 +241,22 @@ func (s *survey) show(now, before *look) error {
 	s.app.say("%s\n\n", s.address)
 	s.app.table(header, rows)
 	s.showHolds(now)
+	s.showWithheld(topics)
 	return nil
+}
+
+// showWithheld lists what waits for business transactions in other databases, where there is such.
+func (s *survey) showWithheld(topics []reliable.TopicStats) {
+	var rows [][]string
+	for i := range topics {
+		if t := &topics[i]; t.Withheld > 0 {
+			rows = append(rows, []string{t.Topic, fmt.Sprint(t.Withheld), span(t.OldestWithheld)})
+		}
+	}
+	if len(rows) > 0 {
+		s.app.say("\n")
+		s.app.table([]string{"WITHHELD TOPIC", "MESSAGES", "OLDEST"}, rows)
+	}
 }
 
 func (s *survey) showHolds(now *look) {
@@ -267,15 +282,17 @@ type statusDocument struct {
 }
 
 type topicDocument struct {
-	Topic                string   `json:"topic"`
-	Pending              int      `json:"pending"`
-	Failed               int      `json:"failed"`
-	Compensated          int      `json:"compensated"`
-	Discarded            int      `json:"discarded"`
-	OldestPendingSeconds float64  `json:"oldest_pending_seconds"`
-	OldestFailedSeconds  float64  `json:"oldest_failed_seconds"`
-	PendingPerSecond     *float64 `json:"pending_per_second,omitempty"`
-	FailedPerSecond      *float64 `json:"failed_per_second,omitempty"`
+	Topic                 string   `json:"topic"`
+	Pending               int      `json:"pending"`
+	Failed                int      `json:"failed"`
+	Compensated           int      `json:"compensated"`
+	Discarded             int      `json:"discarded"`
+	OldestPendingSeconds  float64  `json:"oldest_pending_seconds"`
+	OldestFailedSeconds   float64  `json:"oldest_failed_seconds"`
+	Withheld              int      `json:"withheld"`
+	OldestWithheldSeconds float64  `json:"oldest_withheld_seconds"`
+	PendingPerSecond      *float64 `json:"pending_per_second,omitempty"`
+	FailedPerSecond       *float64 `json:"failed_per_second,omitempty"`
 }
 
 type holdDocument struct {
@@ -293,6 +310,7 @@ func (s *survey) document(now, before *look) statusDocument {
 		topic := topicDocument{
 			Topic: t.Topic, Pending: t.Pending, Failed: t.Failed, Compensated: t.Compensated, Discarded: t.Discarded,
 			OldestPendingSeconds: seconds(t.OldestPending), OldestFailedSeconds: seconds(t.OldestFailed),
+			Withheld: t.Withheld, OldestWithheldSeconds: seconds(t.OldestWithheld),
 		}
 		if r := now.rates(t, before); r != nil {
 			topic.PendingPerSecond, topic.FailedPerSecond = &r.pending, &r.failed

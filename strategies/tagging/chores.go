@@ -49,6 +49,9 @@ func (c *chores) list() []engine.Chore {
 		every := min(purgeEvery, max(time.Second, c.cfg.retention))
 		list = append(list, engine.Chore{Name: "retention", Every: every, Run: c.purge})
 	}
+	for _, e := range c.cfg.elsewhere {
+		list = append(list, e.chore())
+	}
 	if c.inspector != nil && c.cfg.hooks.Backlog != nil {
 		list = append(list, engine.Chore{Name: "backlog", Every: statsEvery, Run: c.report})
 	}

@@ -29,11 +29,7 @@ import (
 // answer to the COMMIT was cut off, and repeating the whole with the same IDs is safe where the business writes are. A
 // panic in fn rolls back and goes on.
 func InTx[T any](ctx context.Context, outbox Transactional, db any, fn func(tx T, out *Scope) error) error {
-	s := outbox.sender()
-	if s.transactor == nil {
-		return fmt.Errorf("tagging: begin: %w", reliable.Invalid("store", "has no transactions; use Publish"))
-	}
-	tx, err := s.transactor.Begin(ctx, db)
+	tx, err := outbox.begin(ctx, db)
 	if err != nil {
 		return fmt.Errorf("tagging: begin: %w", err)
 	}
@@ -45,13 +41,20 @@ func InTx[T any](ctx context.Context, outbox Transactional, db any, fn func(tx T
 		return fmt.Errorf("tagging: begin: %w", reliable.Invalid("fn",
 			"takes a %v, but the transaction on this db is a %T", reflect.TypeFor[T](), tx.Native()))
 	}
-	scope := &Scope{ctx: ctx, sender: s, tx: tx}
+	scope := &Scope{ctx: ctx, sender: outbox.sender(), tx: tx}
 	defer func() { scope.closed = true }() // a fn that panicked may have left it to others
 	if err := fn(native, scope); err != nil {
 		return err
 	}
 	scope.closed = true
-	return s.commit(ctx, tx, scope.envs)
+	return outbox.commit(ctx, tx, scope.envs)
+}
+
+func (s *Sender) begin(ctx context.Context, db any) (reliable.Tx, error) {
+	if s.transactor == nil {
+		return nil, reliable.Invalid("store", "has no transactions; use Publish")
+	}
+	return s.transactor.Begin(ctx, db)
 }
 
 // commit stores what was buffered, commits, and hands over.

@@ -55,6 +55,7 @@ const (
 	BeingCompensated  State = "being compensated"   // a handler has it
 	CompensationLater State = "compensation later"  // a handler failed and runs again
 	Over              State = "over"                // final
+	Undecided         State = "withheld"            // its business transaction, elsewhere, may or may not commit
 )
 
 // Explain returns the life of a message; nil if no message has the ID.
@@ -99,7 +100,7 @@ func describe(entry reliable.HistoryEntry) string {
 		}
 		return what
 	case reliable.GivenUp:
-		return "given up behind its held topic"
+		return "given up without an attempt"
 	case reliable.CompensationFailed:
 		return "compensation handler failed"
 	case reliable.OperatorDecided:
@@ -129,6 +130,9 @@ func nextOf(life *Life) Next {
 func nextOfPending(life *Life) Next {
 	r := &life.Record
 	switch {
+	case r.Withheld:
+		return Next{State: Undecided, In: r.DueIn, What: "its process releases it after the commit of its business transaction, in another " +
+			"database; should that process be dead, a relay asks the witness of that database"}
 	case r.Waiting:
 		if r.Behind == "" {
 			return Next{State: BehindItsKey, What: fmt.Sprintf(

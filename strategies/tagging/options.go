@@ -38,6 +38,7 @@ type config struct {
 	handlersAtOnce int
 	handlerBackoff engine.Backoff
 	hooks          Hooks
+	elsewhere      map[string]*Elsewhere
 	capture        func(ctx context.Context) map[string]string
 	errs           []error
 }
@@ -95,6 +96,7 @@ func newConfig(opts []Option, store reliable.Store, publisher reliable.Publisher
 		cfg.invalid("Classic", "contradicts WithFailureBudget: Classic has its own limit")
 	}
 	cfg.checkHandlers(store)
+	cfg.checkElsewhere(store)
 	if len(cfg.errs) > 0 {
 		return cfg, fmt.Errorf("tagging: options: %w", errors.Join(cfg.errs...))
 	}
@@ -340,6 +342,9 @@ type Hooks struct {
 	// Compensated is called for each failed message whose handler succeeded, HandlerFailed for each run that did not.
 	Compensated   func(record *reliable.Record)
 	HandlerFailed func(record *reliable.Record, err error)
+	// Witnessed is called for each answer of a witness about a transaction [Elsewhere] that was left undecided, with a
+	// message of it.
+	Witnessed func(w *reliable.Withheld, fate reliable.Fate)
 	// Backlog is called every 15 s with what is pending and failed, by topic.
 	Backlog func(stats []reliable.TopicStats)
 }

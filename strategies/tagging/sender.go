@@ -52,11 +52,19 @@ func newSender(cfg config, store reliable.Store, relay relay) *Sender {
 	s.waker, _ = reliable.Ability[reliable.Waker](store)
 	s.portioned, _ = reliable.Ability[reliable.Portioned](store)
 	s.group, s.alarm = newGroup(s), &alarm{s: s}
+	for _, e := range cfg.elsewhere {
+		e.bind(s)
+	}
 	return s
 }
 
-// Transactional is what [InTx] works on: a [*Sender] or an [*Outbox].
-type Transactional interface{ sender() *Sender }
+// Transactional is what [InTx] works on: a [*Sender] or an [*Outbox], or their [Elsewhere] for business data in another
+// database.
+type Transactional interface {
+	sender() *Sender
+	begin(ctx context.Context, db any) (reliable.Tx, error)
+	commit(ctx context.Context, tx reliable.Tx, envs []reliable.Envelope) error
+}
 
 func (s *Sender) sender() *Sender { return s }
 
