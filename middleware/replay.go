@@ -122,11 +122,12 @@ func ReplayEach(each func(*message.Message, Failure, ReplayResult)) ReplayOption
 // topic only once the broker has confirmed it in the other: a nil error of publisher must mean that.
 //
 // What is not replayed stays, at the end of the poison topic: it is published there again, confirmed and acked, because
-// most brokers deliver nothing further before. An entry that comes round is held, and given back at the end; so is one that
+// most brokers deliver nothing further before. So subscriber must record what was acked also if it ends with a message
+// that was not, as those of this module do. (watermill-sql's own does not, unless it reads one message at a time.) An entry that comes round is held, and given back at the end; so is one that
 // fails again meanwhile, which is not replayed twice. For each entry that stays, and each that is replayed, its ID is kept
 // in memory.
 //
-// It ends when nothing comes for a while, when the limit is reached, when ctx ends (then with its error), or when the broker
+// It ends when nothing comes for a while, when the limit is reached and the last ack was taken, when ctx ends (then with its error), or when the broker
 // cannot be published to; until then everything is where the report says. Duplicates are possible when it dies: it may be
 // run again.
 func Replay(ctx context.Context, subscriber message.Subscriber, publisher message.Publisher, poisonTopic string,
@@ -210,7 +211,11 @@ func (r *replay) check(subscriber message.Subscriber) error {
 func (r *replay) read(ctx context.Context, messages <-chan *message.Message) error {
 	idle := time.NewTimer(r.idle)
 	defer idle.Stop()
-	for r.limit == 0 || r.report.Replayed < r.limit {
+	for {
+		if r.limit > 0 && r.report.Replayed >= r.limit {
+			r.settle(messages, idle.C)
+			return nil
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -228,7 +233,18 @@ func (r *replay) read(ctx context.Context, messages <-chan *message.Message) err
 		}
 		idle.Reset(r.idle)
 	}
-	return nil
+}
+
+// settle waits until the last ack was taken: a subscription that ends can forget it. The next message shows that it was,
+// or time.
+func (r *replay) settle(messages <-chan *message.Message, idle <-chan time.Time) {
+	select {
+	case msg, open := <-messages:
+		if open {
+			r.held = append(r.held, msg)
+		}
+	case <-idle:
+	}
 }
 
 // release gives back what is held, and what the subscriber still has to deliver. The subscription was ended before, so that

@@ -89,12 +89,17 @@ const maxGroup = 255
 
 // Subscriber is watermill-sql's subscriber on the tables of this package, at the isolation that it asks for. The
 // processes of a group share a topic in turns: one transaction at a time reads it, so there is one message of a topic
-// with a handler of the group, and the order holds. Further topics and groups go on beside it.
+// with a handler of the group, and the order holds. Further topics and groups go on beside it. What was acked before a
+// subscription ends is recorded, also if more was read together with it (see [WithFetch]) that was not.
 type Subscriber struct {
-	b     *Broker
-	inner *wsql.Subscriber
-	once  sync.Once
-	err   error
+	b      *Broker
+	config wsql.SubscriberConfig
+
+	closing context.Context //nolint:containedctx // ends with Close
+	endAll  context.CancelFunc
+
+	mu     sync.Mutex     // is held to begin a subscription, and to end all
+	active sync.WaitGroup // subscriptions that have not ended
 }
 
 // Subscriber returns a subscriber on this broker's database and tables that consumes as a member of group. The tables
@@ -112,15 +117,16 @@ func (b *Broker) Subscriber(group string, opts ...SubscriberOption) (*Subscriber
 		return nil, fmt.Errorf("sqlbroker: subscriber: %w", err)
 	}
 	schema, offsets := b.dialect.adapters(b.tables, s.fetch)
-	inner, err := wsql.NewSubscriber(b.db, wsql.SubscriberConfig{
-		ConsumerGroup: group, AckDeadline: &s.ackDeadline, PollInterval: s.pollInterval, ResendInterval: s.resendAfter,
-		RetryInterval: s.retryInterval, SchemaAdapter: schema, OffsetsAdapter: offsets,
-		BackoffManager: backoff{wsql.NewDefaultBackoffManager(s.pollInterval, s.retryInterval), b},
-	}, watermill.NewSlogLogger(b.logger))
-	if err != nil {
-		return nil, fmt.Errorf("sqlbroker: subscriber: %w", err)
+	sub := &Subscriber{
+		b: prepare(b.kind, b.db, b.settings),
+		config: wsql.SubscriberConfig{
+			ConsumerGroup: group, AckDeadline: &s.ackDeadline, PollInterval: s.pollInterval, ResendInterval: s.resendAfter,
+			RetryInterval: s.retryInterval, SchemaAdapter: schema, OffsetsAdapter: offsets,
+			BackoffManager: backoff{wsql.NewDefaultBackoffManager(s.pollInterval, s.retryInterval), b},
+		},
 	}
-	return &Subscriber{b: prepare(b.kind, b.db, b.settings), inner: inner}, nil
+	sub.closing, sub.endAll = context.WithCancel(context.Background())
+	return sub, nil
 }
 
 // backoff keeps what is no error out of the log, and what an error may quote.
@@ -149,19 +155,64 @@ func defaultFetch(kind Dialect) int {
 
 // Subscribe implements Watermill's Subscriber. A message's context ends when it was acked or nacked, at the ack deadline,
 // and with ctx; watermill-sql's TxFromContext gives a handler the transaction in which the message was read, and in which
-// it is recorded as read.
+// it is recorded as read. The channel is closed once the acks are recorded, no later than half a confirm timeout and the
+// resend interval after ctx's end.
 func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
 	if err := s.b.tables.check(topic); err != nil {
 		return nil, fmt.Errorf("sqlbroker: subscribe: %w", err)
 	}
-	messages, err := s.inner.Subscribe(ctx, topic)
-	switch {
-	case errors.Is(err, wsql.ErrSubscriberClosed):
-		return nil, fmt.Errorf("sqlbroker: subscribe: %w", reliable.ErrClosed)
-	case err != nil:
+	messages, err := s.subscribe(ctx, topic)
+	if err != nil {
 		return nil, fmt.Errorf("sqlbroker: subscribe to topic %q: %w", topic, s.b.told(err))
 	}
 	return messages, nil
+}
+
+// subscribe gives each subscription a subscriber of watermill-sql to itself. The end of a context rolls back what such a
+// one has read, and with it acks that were given: those of messages that were read together are recorded together. Its
+// Close records them.
+func (s *Subscriber) subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
+	inner, err := wsql.NewSubscriber(s.b.db, s.config, watermill.NewSlogLogger(s.b.logger))
+	if err != nil {
+		return nil, err
+	}
+	if !s.begin() {
+		return nil, reliable.ErrClosed
+	}
+	ending, end := context.WithCancel(ctx)
+	closed := context.AfterFunc(s.closing, end)
+	reading, abandon := context.WithCancel(context.WithoutCancel(ctx))
+	begun := context.AfterFunc(ending, abandon) // nothing was read yet
+	messages, err := inner.Subscribe(reading, topic)
+	begun()
+	over := func() {
+		closed()
+		end()
+		abandon()
+		s.active.Done()
+	}
+	if err != nil {
+		over()
+		return nil, err
+	}
+	go func() {
+		defer over()
+		<-ending.Done()
+		// It may be waiting for another member of the group, which has the topic.
+		defer time.AfterFunc(s.b.confirmTimeout/2+s.config.ResendInterval, abandon).Stop()
+		_ = inner.Close() // never fails
+	}()
+	return messages, nil
+}
+
+func (s *Subscriber) begin() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closing.Err() != nil {
+		return false
+	}
+	s.active.Add(1)
+	return true
 }
 
 // SubscribeInitialize implements Watermill's SubscribeInitializer: it does what [Broker.Declare] does, within a confirm
@@ -172,9 +223,13 @@ func (s *Subscriber) SubscribeInitialize(topic string) error {
 	return s.b.Declare(ctx, topic)
 }
 
-// Close ends all subscriptions and waits for that: for the pause before a nacked message is delivered again, and no
-// longer for a handler. What was not acked is delivered again, to whoever subscribes next. Closing again does nothing.
+// Close ends all subscriptions and waits for that: until their acks are recorded, for the pause before a nacked message is
+// delivered again, and no longer for a handler. What was not acked is delivered again, to whoever subscribes next. Closing
+// again does nothing.
 func (s *Subscriber) Close() error {
-	s.once.Do(func() { s.err = errors.Join(s.inner.Close(), s.b.Close()) })
-	return s.err
+	s.mu.Lock()
+	s.endAll()
+	s.mu.Unlock()
+	s.active.Wait()
+	return s.b.Close()
 }

@@ -26,7 +26,7 @@ import (
 )
 
 // patience is how long a test waits for what must happen, on a loaded machine.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // database is an empty database on a test server, reached directly and through a proxy.
 type database struct {

@@ -155,10 +155,12 @@ func (r *rig) consume(preset *middleware.Preset, handler message.NoPublishHandle
 
 func (r *rig) send(key string, ids ...string) {
 	r.t.Helper()
-	for _, id := range ids {
+	messages := make([]*message.Message, len(ids))
+	for i, id := range ids {
 		env := reliable.Envelope{ID: reliable.ID(id), Topic: r.topic, Key: key, Metadata: map[string]string{"tenant": "eu"}, Payload: []byte("2 teapots")}
-		require.NoError(r.t, r.publisher.Publish(r.topic, env.Message()))
+		messages[i] = env.Message()
 	}
+	require.NoError(r.t, r.publisher.Publish(r.topic, messages...))
 }
 
 // handled returns the calls for one message.
