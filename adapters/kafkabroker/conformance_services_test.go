@@ -44,7 +44,7 @@ func TestConformance(t *testing.T) {
 					FindsPoison: true, OutOfProcess: true, MaxPayload: brokersLimit - 1000,
 				},
 				Open: func(t brokertest.T, o brokertest.Options) brokertest.Connection {
-					own := []kafkabroker.Option{kafkabroker.WithConfirmTimeout(5 * time.Second)}
+					own := []kafkabroker.Option{kafkabroker.WithConfirmTimeout(10 * time.Second)}
 					if o.Window > 0 {
 						own = append(own, kafkabroker.WithWindow(o.Window))
 					}

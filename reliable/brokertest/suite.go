@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	defaultPatience = 30 * time.Second
+	defaultPatience = time.Minute
 	defaultVolume   = 20_000
 
 	// promptness is how far past the end of its context, or past Close, a call may return on a loaded machine.
