@@ -153,13 +153,21 @@ func (b *Broker) encode(f *flight, a *reliable.Attempt, largest int) {
 			"send a reference, or raise max_payload", len(a.Payload), largest)
 		return
 	}
-	subject, err := b.subjectOf(a.Topic)
+	topic := a.Topic
+	var due, stream string
+	if b.delaying {
+		due, stream, topic = parseDetour(topic)
+	}
+	subject, err := b.subjectOf(topic)
 	if err != nil {
 		f.refused = err
 		return
 	}
 	f.msg.Subject, f.msg.Data = subject, a.Payload
 	f.msg.Header = header(&a.Envelope, subject, b.dedup)
+	if b.delaying {
+		scheduled(&f.msg, due, stream)
+	}
 }
 
 // handOver gives flights to the session; false if there is none any more, and nothing was handed over.

@@ -52,6 +52,7 @@ type settings struct {
 	domain         string
 	streams        []jetstream.StreamConfig
 	logger         *slog.Logger
+	delaying       bool // it is below a Scheduler
 }
 
 func defaults() settings {

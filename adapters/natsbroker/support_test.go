@@ -20,7 +20,7 @@ import (
 // patience is how long a test waits for what must happen, on a loaded machine.
 const patience = 30 * time.Second
 
-func startServer(t *testing.T, opts ...embedded.Option) *embedded.Server {
+func startServer(t testing.TB, opts ...embedded.Option) *embedded.Server {
 	t.Helper()
 	server, err := embedded.StartServer(t.Context(), t.TempDir(), opts...)
 	require.NoError(t, err)
@@ -33,7 +33,7 @@ func configOf(server *embedded.Server) natsbroker.Config {
 }
 
 // newBroker returns a broker for server whose stream "orders" takes "orders.>".
-func newBroker(t *testing.T, server *embedded.Server, opts ...natsbroker.Option) *natsbroker.Broker {
+func newBroker(t testing.TB, server *embedded.Server, opts ...natsbroker.Option) *natsbroker.Broker {
 	t.Helper()
 	opts = append([]natsbroker.Option{natsbroker.WithStream("orders", "orders.>")}, opts...)
 	b, err := natsbroker.New(configOf(server), opts...)
@@ -42,14 +42,14 @@ func newBroker(t *testing.T, server *embedded.Server, opts ...natsbroker.Option)
 	return b
 }
 
-func declared(t *testing.T, b *natsbroker.Broker) *natsbroker.Broker {
+func declared(t testing.TB, b *natsbroker.Broker) *natsbroker.Broker {
 	t.Helper()
 	require.NoError(t, b.Declare(within(t)))
 	return b
 }
 
 // within returns a context that ends when the test's patience does.
-func within(t *testing.T) context.Context {
+func within(t testing.TB) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)
@@ -66,7 +66,7 @@ func attempts(topic string, n int) []reliable.Attempt {
 	return batch
 }
 
-func publish(t *testing.T, b *natsbroker.Broker, batch []reliable.Attempt) {
+func publish(t testing.TB, b *natsbroker.Broker, batch []reliable.Attempt) {
 	t.Helper()
 	n, err := b.Publish(within(t), batch)
 	require.NoError(t, err)
@@ -74,7 +74,7 @@ func publish(t *testing.T, b *natsbroker.Broker, batch []reliable.Attempt) {
 }
 
 // receive returns n confirms by ID, each of which must be the only one.
-func receive(t *testing.T, b *natsbroker.Broker, n int) map[reliable.ID]reliable.Confirm {
+func receive(t testing.TB, b *natsbroker.Broker, n int) map[reliable.ID]reliable.Confirm {
 	t.Helper()
 	ctx := within(t)
 	confirms := make(map[reliable.ID]reliable.Confirm, n)
@@ -90,7 +90,7 @@ func receive(t *testing.T, b *natsbroker.Broker, n int) map[reliable.ID]reliable
 }
 
 // outcome publishes one attempt and returns its confirm.
-func outcome(t *testing.T, b *natsbroker.Broker, env reliable.Envelope) reliable.Confirm {
+func outcome(t testing.TB, b *natsbroker.Broker, env reliable.Envelope) reliable.Confirm {
 	t.Helper()
 	if env.ID == "" {
 		env.ID = reliable.NewID()
@@ -101,7 +101,7 @@ func outcome(t *testing.T, b *natsbroker.Broker, env reliable.Envelope) reliable
 
 // publishUntilAcked publishes batch, and again what is unknown because a restarted server's connection was not yet noticed
 // to be lost.
-func publishUntilAcked(t *testing.T, b *natsbroker.Broker, batch []reliable.Attempt) {
+func publishUntilAcked(t testing.TB, b *natsbroker.Broker, batch []reliable.Attempt) {
 	t.Helper()
 	for left := batch; len(left) > 0; {
 		publish(t, b, left)
@@ -121,7 +121,7 @@ func publishUntilAcked(t *testing.T, b *natsbroker.Broker, batch []reliable.Atte
 }
 
 // drained closes b and counts what remains to be received.
-func drained(t *testing.T, b *natsbroker.Broker) (confirms []reliable.Confirm) {
+func drained(t testing.TB, b *natsbroker.Broker) (confirms []reliable.Confirm) {
 	t.Helper()
 	require.NoError(t, b.Close())
 	for {
@@ -135,7 +135,7 @@ func drained(t *testing.T, b *natsbroker.Broker) (confirms []reliable.Confirm) {
 }
 
 // client returns a plain NATS client of server.
-func client(t *testing.T, server *embedded.Server, opts ...nats.Option) (*nats.Conn, jetstream.JetStream) {
+func client(t testing.TB, server *embedded.Server, opts ...nats.Option) (*nats.Conn, jetstream.JetStream) {
 	t.Helper()
 	nc, err := nats.Connect("", append(opts, server.ClientOption())...)
 	require.NoError(t, err)
@@ -146,7 +146,7 @@ func client(t *testing.T, server *embedded.Server, opts ...nats.Option) (*nats.C
 }
 
 // stored returns how many messages a stream has.
-func stored(t *testing.T, server *embedded.Server, stream string) int {
+func stored(t testing.TB, server *embedded.Server, stream string) int {
 	t.Helper()
 	nc, js := client(t, server)
 	defer nc.Close()
@@ -156,7 +156,7 @@ func stored(t *testing.T, server *embedded.Server, stream string) int {
 }
 
 // idsIn returns the IDs of the messages that a stream has.
-func idsIn(t *testing.T, server *embedded.Server, stream string) map[reliable.ID]bool {
+func idsIn(t testing.TB, server *embedded.Server, stream string) map[reliable.ID]bool {
 	t.Helper()
 	nc, js := client(t, server)
 	defer nc.Close()
