@@ -26,7 +26,7 @@ type Broker struct {
 	asked    int                 // how often the script was asked
 	askedFor map[reliable.ID]int // and for each ID
 	schedule schedule
-	shelf    shelf // what was scheduled and is not due
+	shelf    shelf     // what was scheduled and is not due
 	stalled  []*flight // handed over while blocked, in order
 	records  []Record
 	counts   Counts

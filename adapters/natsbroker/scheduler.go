@@ -142,7 +142,9 @@ type delayStream struct {
 
 // due is when a delay that begins now ends on the leader's clock, at the earliest: the leader read its clock at some time
 // after it was asked, so it is no further than this now.
-func (d *delayStream) due(after time.Duration) time.Time { return d.clock.Add(time.Since(d.asked) + after) }
+func (d *delayStream) due(after time.Duration) time.Time {
+	return d.clock.Add(time.Since(d.asked) + after)
+}
 
 // streamOf returns the stream of a topic, which is ready for schedules.
 func (s *Scheduler) streamOf(ctx context.Context, topic string) (delayStream, error) {
@@ -260,7 +262,9 @@ type detour struct {
 	topic  string
 }
 
-func (d detour) String() string { return d.due.UTC().Format(time.RFC3339Nano) + "/" + d.stream + "/" + d.topic }
+func (d detour) String() string {
+	return d.due.UTC().Format(time.RFC3339Nano) + "/" + d.stream + "/" + d.topic
+}
 
 // scheduled turns a message on its way to a topic's subject into one that waits before.
 func scheduled(msg *nats.Msg, due, stream string) {
