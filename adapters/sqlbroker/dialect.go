@@ -63,6 +63,23 @@ type dialect interface {
 	bound(ctx context.Context, on execer, inside bool, lockWait time.Duration) error
 	// classify says what an error means, and which of the server's it is, for people: "" if it is none.
 	classify(err error) (class, string)
+	delaying
+}
+
+// delaying are the statements of a Scheduler.
+type delaying interface {
+	// delayedSchema makes the table in which messages wait.
+	delayedSchema(t tables) []string
+	// delay stores flights that become due after a while.
+	delay(t tables, after time.Duration, fs []*flight) statement
+	// lockDue selects id, topic and size of what is due and locked by nobody, and locks it.
+	lockDue(t tables, limit int) string
+	// moveDue returns the statements that copy messages into their topic's table.
+	moveDue(t tables, topic string, ids []int64) []statement
+	// deleteDelayed deletes what was copied.
+	deleteDelayed(t tables, ids []int64) statement
+	// postpone makes messages due after a while from now.
+	postpone(t tables, ids []int64, by time.Duration) statement
 }
 
 // statement is one with its arguments.

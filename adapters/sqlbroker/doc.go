@@ -21,6 +21,8 @@
 // them by [Broker.Declare] or print them by [Schema]. Topics are of letters, digits and - $ : . _, with at most 45 bytes.
 // Nobody deletes what was consumed: delete rows below the smallest offset_acked of the topic's offsets table yourself.
 //
+// [Broker.Scheduler] keeps messages in the database until they are due, and then moves them into their topic's table.
+//
 // What watermill-sql's subscriber costs. It keeps a transaction open while its messages are handled, REPEATABLE READ on
 // PostgreSQL and SERIALIZABLE on MySQL; both are what it needs to lose nothing, and are not lowered here.
 //

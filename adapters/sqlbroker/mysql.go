@@ -84,9 +84,13 @@ const writers = " writers"
 // of two transactions the one with the lower offset can be the later to insert: a subscriber that has read the higher one
 // would never come back for it.
 func (mysqlDialect) insert(t tables, topic string, fs []*flight) []statement {
-	take := "INSERT INTO " + t.offsets(topic) + " (`consumer_group`, `offset_consumed`) VALUES (?, 0) " +
-		"ON DUPLICATE KEY UPDATE `offset_consumed` = `offset_consumed`"
-	return []statement{{take, []any{writers}}, insertMySQL(t.messages(topic), fs)}
+	return []statement{takeTopic(t, topic), insertMySQL(t.messages(topic), fs)}
+}
+
+// takeTopic waits for the turn to write to a topic, and keeps it until the transaction ends.
+func takeTopic(t tables, topic string) statement {
+	return statement{"INSERT INTO " + t.offsets(topic) + " (`consumer_group`, `offset_consumed`) VALUES (?, 0) " +
+		"ON DUPLICATE KEY UPDATE `offset_consumed` = `offset_consumed`", []any{writers}}
 }
 
 func insertMySQL(table string, fs []*flight) statement {

@@ -35,6 +35,9 @@ func (t tables) offsets(topic string) string {
 	return t.quote + t.prefix + offsetsInfix + topic + t.quote
 }
 
+// delayed is the quoted name of the table that holds what waits for its time.
+func (t tables) delayed() string { return t.quote + t.prefix + delayedTable + t.quote }
+
 // check returns the *reliable.InvalidError that says why a topic can have no tables.
 func (t tables) check(topic string) error {
 	switch longest := maxTableName - len(t.prefix) - len(offsetsInfix); {
@@ -45,6 +48,8 @@ func (t tables) check(topic string) error {
 		return reliable.Invalid("Topic", "%q: has %d bytes, names of tables leave room for %d", printable(topic), len(topic), longest)
 	case strings.HasPrefix(topic, offsetsInfix):
 		return reliable.Invalid("Topic", "%q: begins with %q, as the tables of other topics' offsets do", printable(topic), offsetsInfix)
+	case topic == delayedTable:
+		return reliable.Invalid("Topic", "%q: is the name of the table in which messages wait", topic)
 	}
 	return nil
 }
