@@ -60,6 +60,11 @@ const (
 	HeaderCopy = "waybill-copy"
 )
 
+// HeaderDelay holds, on a message that was published at once although it is meant for later, how long its handler is not to
+// see it, counted from its arrival at whoever keeps it until then: a duration of Go's, as "5m0s". It [Travels], and whoever
+// keeps the message takes it off. It is part of version 1.
+const HeaderDelay = "waybill-delay"
+
 // Reserved reports whether a metadata key belongs to Waybill.
 func Reserved(key string) bool { return strings.HasPrefix(key, ReservedPrefix) }
 
@@ -69,7 +74,7 @@ func Travels(key string) bool {
 	switch key {
 	case HeaderFailureTopic, HeaderFailureGroup, HeaderFailureHandler, HeaderFailureAttempts, HeaderFailureRetries,
 		HeaderFailureFirst, HeaderFailureLast, HeaderFailureDue, HeaderFailureReason, HeaderFailureStack,
-		HeaderReplays, HeaderCopy:
+		HeaderReplays, HeaderCopy, HeaderDelay:
 		return true
 	}
 	return false
