@@ -53,7 +53,8 @@ func (s *Service) storeProcessed(batch []*storing) {
 
 // Checks is the handler of the topic of checks that are due, for a Watermill router. It returns nil, which acks the check,
 // only after a durable decision: every group has confirmed, or a resend request is stored in the ledger, on which
-// [Service.Run] works, here or in another process. Concurrent calls share statements.
+// [Service.Run] works, here or in another process. Concurrent calls share statements. A check that a [TopicScheduler] sent is
+// not due yet: unless every group has confirmed already, its request waits in the ledger until it is.
 //
 // Errors are those of [Service.Processed]; a check that the ledger cannot hold, because it is too large, is
 // [reliable.ErrInvalid] too.
@@ -63,7 +64,10 @@ func (s *Service) Checks(msg *message.Message) error {
 		return s.refuse("check", err)
 	}
 	one := &asking{waits: awaiting{check.Message.ID, check.Groups}}
-	one.request, err = requestOf(reliable.ID(msg.UUID), &check, msg.Payload, 0)
+	delay, _, err := postponed(msg)
+	if err == nil {
+		one.request, err = requestOf(reliable.ID(msg.UUID), &check, msg.Payload, delay)
+	}
 	if err == nil {
 		err = s.limits.Check(&one.request)
 	}

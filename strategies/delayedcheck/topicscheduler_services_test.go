@@ -1,0 +1,77 @@
+//go:build services
+
+package delayedcheck_test
+
+import (
+	"database/sql"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/waybillmq/waybill/adapters/kafkabroker"
+	"github.com/waybillmq/waybill/adapters/mysqlstore"
+	"github.com/waybillmq/waybill/internal/testenv"
+	"github.com/waybillmq/waybill/internal/testservers"
+	"github.com/waybillmq/waybill/reliable"
+	"github.com/waybillmq/waybill/reliable/schedulertest"
+)
+
+// kafkaPartitions is how many messages of a topic are on their way into the outbox at a time.
+const kafkaPartitions = 16
+
+// throughKafka is a scheduler over a topic of Kafka, whose receiving side keeps what is not due in MariaDB.
+func throughKafka(t testing.TB, brokers []string, topic func() string) schedulertest.Subject {
+	t.Helper()
+	db, err := sql.Open("mysql", testenv.MariaDB(t))
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, db.Close()) })
+	store, err := mysqlstore.New(db)
+	require.NoError(t, err)
+	require.NoError(t, store.Migrate(t.Context()))
+	broker, err := kafkabroker.New(brokers)
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, broker.Close()) })
+	outbox := relaying(t, store, broker, broker)
+	return schedulertest.Subject{
+		Scheduler: topicScheduler(t, broker.Watermill()),
+		Topic:     func(testing.TB) string { return topic() },
+		Subscribe: func(t testing.TB, topic string) <-chan *message.Message {
+			subscriber, err := broker.Subscribe(topic + "-service")
+			require.NoError(t, err)
+			return postponing(t, subscriber, topic, outbox)
+		},
+		Reopen: func(t testing.TB) reliable.Scheduler { return topicScheduler(t, broker.Watermill()) },
+	}
+}
+
+func onKafka(t testing.TB) schedulertest.Subject {
+	place := testenv.Kafka(t)
+	var topics atomic.Int64
+	return throughKafka(t, place.Brokers, func() string { return place.Topic(fmt.Sprint("checks-", topics.Add(1)), kafkaPartitions) })
+}
+
+func TestTopicScheduler_conformsOnKafka(t *testing.T) {
+	schedulertest.Run(t, schedulertest.Harness{
+		Delay: time.Second, Tolerance: 5 * time.Second, Volume: 800, TooLong: 20 * 365 * 24 * time.Hour,
+		Open: onKafka,
+		OpenToCrash: func(t testing.TB) schedulertest.Subject {
+			server := testservers.StartKafka(t)
+			var topics atomic.Int64
+			s := throughKafka(t, server.Brokers(), func() string {
+				name := fmt.Sprint("checks-", topics.Add(1))
+				server.CreateTopic(name, kafkaPartitions)
+				return name
+			})
+			s.Crash = func(testing.TB) {
+				server.Kill()
+				server.Start()
+			}
+			return s
+		},
+	})
+}
