@@ -91,7 +91,7 @@ func (s *Scheduler) one(ctx context.Context, after time.Duration, env *reliable.
 		return err
 	}
 	verdict := s.ask(after, env)
-	outcome, cause, kept := verdict.fate()
+	outcome, kept, cause := verdict.fate()
 	if kept {
 		s.b.keep(env, after+verdict.Late, 1+verdict.Extra)
 	}
@@ -123,7 +123,7 @@ func (s *Scheduler) ask(after time.Duration, env *reliable.Envelope) ScheduleVer
 }
 
 // fate is what Schedule answers, and whether the message was kept.
-func (v *ScheduleVerdict) fate() (outcome reliable.Outcome, cause error, kept bool) {
+func (v *ScheduleVerdict) fate() (outcome reliable.Outcome, kept bool, cause error) {
 	because := func(text error) error {
 		if v.Err != nil {
 			return v.Err
@@ -132,26 +132,26 @@ func (v *ScheduleVerdict) fate() (outcome reliable.Outcome, cause error, kept bo
 	}
 	switch v.Act {
 	case Nack:
-		return reliable.Nacked, because(errScripted), false
+		return reliable.Nacked, false, because(errScripted)
 	case Return:
-		return reliable.Returned, because(errScripted), false
+		return reliable.Returned, false, because(errScripted)
 	case Reject, Poison:
-		return reliable.Rejected, because(errScripted), false
+		return reliable.Rejected, false, because(errScripted)
 	case Refuse:
-		return reliable.Nacked, because(ErrRefused), false
+		return reliable.Nacked, false, because(ErrRefused)
 	case LoseConfirm:
-		return reliable.Unknown, because(errNoAnswer), true
+		return reliable.Unknown, true, because(errNoAnswer)
 	case LoseMessage:
-		return reliable.Unknown, because(errNoAnswer), false
+		return reliable.Unknown, false, because(errNoAnswer)
 	case Cut:
-		return reliable.Unknown, lostBecause(v.Err), true
+		return reliable.Unknown, true, lostBecause(v.Err)
 	case CutBefore:
-		return reliable.Unknown, lostBecause(v.Err), false
+		return reliable.Unknown, false, lostBecause(v.Err)
 	case Lie:
-		return reliable.Acked, nil, false
+		return reliable.Acked, false, nil
 	case Serve:
 	}
-	return reliable.Acked, nil, true
+	return reliable.Acked, true, nil
 }
 
 // awaitServing waits until the broker is neither down nor blocked.
@@ -232,7 +232,7 @@ func (b *Broker) Waiting() []reliable.Envelope {
 		if order := x.due.Compare(y.due); order != 0 {
 			return order
 		}
-		return int(x.seq) - int(y.seq)
+		return x.seq - y.seq
 	})
 	envs := make([]reliable.Envelope, len(sorted))
 	for i, kept := range sorted {
@@ -252,16 +252,17 @@ type shelved struct {
 // shelf holds messages by their time.
 type shelf []*shelved
 
-func (s shelf) Len() int { return len(s) }
+func (s *shelf) Len() int { return len(*s) }
 
-func (s shelf) Less(i, j int) bool {
-	if s[i].due.Equal(s[j].due) {
-		return s[i].seq < s[j].seq
+func (s *shelf) Less(i, j int) bool {
+	x, y := (*s)[i], (*s)[j]
+	if x.due.Equal(y.due) {
+		return x.seq < y.seq
 	}
-	return s[i].due.Before(s[j].due)
+	return x.due.Before(y.due)
 }
 
-func (s shelf) Swap(i, j int) { s[i], s[j] = s[j], s[i] }
+func (s *shelf) Swap(i, j int) { (*s)[i], (*s)[j] = (*s)[j], (*s)[i] }
 
 // Push implements heap.Interface.
 func (s *shelf) Push(x any) { *s = append(*s, x.(*shelved)) }

@@ -56,14 +56,19 @@ type dialect interface {
 	declare(ctx context.Context, db *sql.DB, statements []string, table string) error
 	// learn looks at the server.
 	learn(ctx context.Context, conn *sql.Conn) (facts, error)
+	// classify says what an error means, and which of the server's it is, for people: "" if it is none.
+	classify(err error) (class, string)
+	bounding
+	delaying
+}
+
+// bounding is how transactions begin that do not wait for ever.
+type bounding interface {
 	// begin is the statement that begins a transaction on a connection of the broker's own.
 	begin(lockWait time.Duration) string
 	// bound bounds how long statements of a connection wait for locks, 0 takes it back: one of the broker's own
 	// before it begins, or the transaction of a store.
 	bound(ctx context.Context, on execer, inside bool, lockWait time.Duration) error
-	// classify says what an error means, and which of the server's it is, for people: "" if it is none.
-	classify(err error) (class, string)
-	delaying
 }
 
 // delaying are the statements of a Scheduler.

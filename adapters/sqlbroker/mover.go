@@ -28,7 +28,7 @@ func (s *Scheduler) move(ctx context.Context) {
 	wait := s.b.reconnectMin
 	for ctx.Err() == nil {
 		moved, err := s.pass(ctx)
-		switch held, isHeld := errors.AsType[*heldTopic](err); {
+		switch held, isHeld := errors.AsType[*heldError](err); {
 		case isHeld:
 			err = s.postpone(ctx, held)
 		case err == nil && moved < s.b.batch:
@@ -51,16 +51,16 @@ type dueRow struct {
 	size  int
 }
 
-// heldTopic is why messages of one topic could not be moved; nothing was.
-type heldTopic struct {
+// heldError is why messages of one topic could not be moved; nothing was.
+type heldError struct {
 	topic string
 	ids   []int64
 	cause error
 }
 
-func (h *heldTopic) Error() string { return fmt.Sprintf("move to topic %q: %v", h.topic, h.cause) }
+func (h *heldError) Error() string { return fmt.Sprintf("move to topic %q: %v", h.topic, h.cause) }
 
-func (h *heldTopic) Unwrap() error { return h.cause }
+func (h *heldError) Unwrap() error { return h.cause }
 
 // pass moves up to a batch of what is due, and says how many. The payloads do not leave the database. It ends what it began
 // when ctx ends.
@@ -128,7 +128,7 @@ func (s *Scheduler) handOver(ctx context.Context, on execer, rows []dueRow) erro
 	for _, topic := range slices.Sorted(maps.Keys(byTopic)) {
 		err := on.all(ctx, s.b.dialect.moveDue(s.b.tables, topic, byTopic[topic]))
 		if err != nil && s.b.classify(err) != lost {
-			return &heldTopic{topic, byTopic[topic], err}
+			return &heldError{topic, byTopic[topic], err}
 		}
 		if err != nil {
 			return err
@@ -138,7 +138,7 @@ func (s *Scheduler) handOver(ctx context.Context, on execer, rows []dueRow) erro
 }
 
 // postpone makes what its topic could not take due later, so that other messages are moved meanwhile.
-func (s *Scheduler) postpone(ctx context.Context, held *heldTopic) error {
+func (s *Scheduler) postpone(ctx context.Context, held *heldError) error {
 	_, reason := s.b.verdict(ctx, held.topic, held.cause)
 	s.b.logger.LogAttrs(ctx, slog.LevelWarn, "topic takes no messages that are due, they are tried again later",
 		slog.String("topic", held.topic), slog.Int("messages", len(held.ids)), slog.Any("error", reason))

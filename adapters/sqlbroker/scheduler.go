@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/waybillmq/waybill/reliable"
@@ -101,11 +102,7 @@ func SchedulerSchema(kind Dialect, opts ...Option) (string, error) {
 		return "", fmt.Errorf("sqlbroker: scheduler schema: %w",
 			reliable.Invalid("kind", "is %d, which is none of the constants", kind))
 	}
-	var script string
-	for _, statement := range d.delayedSchema(d.tables(s.prefix)) {
-		script += statement + ";\n"
-	}
-	return script, nil
+	return strings.Join(d.delayedSchema(d.tables(s.prefix)), ";\n") + ";\n", nil
 }
 
 // Schedule implements [reliable.Scheduler]. All messages of a call are stored in one transaction, all or none; it waits for

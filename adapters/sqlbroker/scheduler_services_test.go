@@ -5,7 +5,6 @@ package sqlbroker_test
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -244,5 +243,5 @@ func TestScheduler_reportsAllThatIsWrongTogether(t *testing.T) {
 		assert.Contains(t, script, "shop_waybill_delayed")
 	}
 	_, err = sqlbroker.SchedulerSchema(0)
-	require.True(t, errors.Is(err, reliable.ErrInvalid))
+	require.ErrorIs(t, err, reliable.ErrInvalid)
 }
