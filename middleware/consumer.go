@@ -26,10 +26,15 @@ var errNoTopic = errors.New("middleware: the message's context names no topic: t
 // router.AddMiddleware(preset.Middleware). With [RetryDelayed] somebody must then consume the retry topics, with the same
 // handler and this middleware.
 func (p *Preset) Middleware(h message.HandlerFunc) message.HandlerFunc {
+	return p.middleware(h, "", nil)
+}
+
+// middleware is Middleware; out, if not nil, is where the handler's messages go when the preset publishes them itself.
+func (p *Preset) middleware(h message.HandlerFunc, outTopic string, out message.Publisher) message.HandlerFunc {
 	for _, inner := range slices.Backward(p.inner) {
 		h = inner(h)
 	}
-	c := &consumer{Preset: p, handler: h}
+	c := &consumer{Preset: p, handler: h, outTopic: outTopic, out: out}
 	if p.broken {
 		c.breaker = newBreaker(p.failures, p.open)
 	}
@@ -43,6 +48,8 @@ func (p *Preset) Middleware(h message.HandlerFunc) message.HandlerFunc {
 type consumer struct {
 	*Preset
 	handler  message.HandlerFunc
+	outTopic string
+	out      message.Publisher
 	breaker  *breaker
 	throttle *throttle
 }
@@ -77,7 +84,11 @@ func (c *consumer) handle(msg *message.Message) ([]*message.Message, error) {
 	}
 	produced, err := c.try(d)
 	if err == nil {
-		return correlate(d, produced), nil
+		produced, err = c.confirmed(d, correlate(d, produced))
+		if err != nil {
+			return nil, c.giveBack(d, err)
+		}
+		return produced, nil
 	}
 	return nil, c.settle(d, err)
 }
@@ -238,6 +249,9 @@ func (c *consumer) toPoison(d *delivery) error {
 		short := *d
 		short.failure.Stack, short.failure.Reason = "", clean(d.failure.Reason, 80)
 		err = c.publish(c.poisonTopic, &short)
+	}
+	if err == nil && c.confirms != nil && !c.poisonUnprocessed {
+		err = c.confirms.confirm(d.ctx, d.id)
 	}
 	if err != nil {
 		return c.giveBack(d, err)

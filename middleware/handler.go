@@ -21,7 +21,7 @@ func (p *Preset) AddHandler(router *message.Router, name, topic string, subscrib
 	if err := p.claimTopic(name, topic); err != nil {
 		return err
 	}
-	h = p.Middleware(h) // once: breaker and throttle are the handler's, not a topic's
+	h = p.middleware(h, publishTopic, publisher) // once: breaker and throttle are the handler's, not a topic's
 	router.AddHandler(name, topic, subscriber, publishTopic, publisher, h)
 	for i, retry := range p.RetryTopics(topic) {
 		router.AddHandler(retryName(name, i), retry, subscriber, publishTopic, publisher, h)

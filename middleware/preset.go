@@ -22,8 +22,9 @@ type Preset struct {
 	poisonTopic string
 	settings
 
-	numbers []int        // by retry: the number of its topic
-	trouble atomic.Int64 // how many messages in a row had to be given back
+	confirms *confirmer   // nil without processed confirms
+	numbers  []int        // by retry: the number of its topic
+	trouble  atomic.Int64 // how many messages in a row had to be given back
 
 	mu      sync.Mutex
 	handled map[string]bool   // topics that have a handler
@@ -45,6 +46,9 @@ func New(group string, publisher message.Publisher, poisonTopic string, opts ...
 	}
 	if err := p.check(); err != nil {
 		return nil, fmt.Errorf("middleware: new preset: %w", err)
+	}
+	if p.confirming {
+		p.confirms = newConfirmer(group, publisher, p.confirmTopic)
 	}
 	p.numbers = make([]int, len(p.delays))
 	for i, delay := range p.delays {
@@ -84,6 +88,10 @@ type settings struct {
 	stacks       bool
 	logger       *slog.Logger
 	hooks        Hooks
+
+	confirming        bool
+	confirmTopic      string
+	poisonUnprocessed bool
 }
 
 func defaults() settings {
@@ -232,6 +240,7 @@ func (p *Preset) check() error {
 		refuse("poisonTopic", "is empty; name the topic for what cannot be processed")
 	}
 	p.checkTimes(refuse)
+	p.checkConfirms(refuse)
 	for i, inner := range p.inner {
 		if inner == nil {
 			refuse("WithMiddleware", "number %d is nil", i+1)
@@ -288,6 +297,17 @@ func (p *Preset) checkTimes(refuse func(field, format string, args ...any)) {
 	}
 	if p.broken && (p.failures < 1 || p.open <= 0) {
 		refuse("WithBreaker", "of %d failures and %v, must be at least 1 and above 0", p.failures, p.open)
+	}
+}
+
+func (p *Preset) checkConfirms(refuse func(field, format string, args ...any)) {
+	switch {
+	case !p.confirming && p.poisonUnprocessed:
+		refuse("WithPoisonUnprocessed", "says nothing without WithProcessedConfirms")
+	case p.confirming && (p.confirmTopic == "" || p.confirmTopic == p.poisonTopic):
+		refuse("WithProcessedConfirms", "names topic %q; name the topic that the callback service listens to", p.confirmTopic)
+	case p.confirming && len(p.group) > reliable.MaxGroupBytes:
+		refuse("group", "has %d bytes; a processed confirm carries at most %d", len(p.group), reliable.MaxGroupBytes)
 	}
 }
 

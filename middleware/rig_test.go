@@ -98,9 +98,11 @@ func (r *rig) route(router *message.Router) (stop func()) {
 	var once sync.Once
 	return func() {
 		once.Do(func() {
+			// First, so that no handler pauses any more: while Close waits, other goroutines of the router wait for a
+			// mutex, and virtual time stands still.
+			cancel()
 			assert.NoError(r.t, router.Close())
 			assert.NoError(r.t, <-done)
-			cancel()
 		})
 	}
 }

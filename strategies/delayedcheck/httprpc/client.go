@@ -95,7 +95,7 @@ func parseAddress(address string, plain bool) (*url.URL, error) {
 		return nil, reliable.Invalid("address", "must have a host, and neither query nor fragment; write it as https://host:port/path")
 	case target.Scheme == "https", target.Scheme == "http" && (plain || loopback(target.Hostname())):
 	case target.Scheme == "http":
-		return nil, reliable.Invalid("address", 
+		return nil, reliable.Invalid("address",
 			"is http beyond the loopback interface, where payloads can be read; use https, or WithPlainHTTP if the network itself encrypts")
 	default:
 		return nil, reliable.Invalid("address", "must begin with https:// (or http:// on the loopback interface)")
