@@ -18,29 +18,29 @@ import (
 	"github.com/waybillmq/waybill/strategies/delayedcheck"
 )
 
-// orders is a table of orders in virtual time. A position is the order's number.
-type orders struct {
-	rows  []order
+// orderTable is a table of orders in virtual time. A position is the order's number.
+type orderTable struct {
+	rows  []orderRow
 	pages []int // what was asked for
 	fails error
 }
 
-type order struct {
+type orderRow struct {
 	number  int
 	at      time.Time
 	visible bool
 	gone    bool
 }
 
-func (o *orders) place(n int, visible bool) {
+func (o *orderTable) place(n int, visible bool) {
 	for range n {
-		o.rows = append(o.rows, order{number: len(o.rows) + 1, at: time.Now(), visible: visible})
+		o.rows = append(o.rows, orderRow{number: len(o.rows) + 1, at: time.Now(), visible: visible})
 	}
 }
 
 func idOf(number int) reliable.ID { return reliable.ID(fmt.Sprintf("order-%04d", number)) }
 
-func (o *orders) Rows(_ context.Context, after delayedcheck.Position, minAge time.Duration, limit int) ([]delayedcheck.Row, error) {
+func (o *orderTable) Rows(_ context.Context, after delayedcheck.Position, minAge time.Duration, limit int) ([]delayedcheck.Row, error) {
 	o.pages = append(o.pages, limit)
 	if o.fails != nil {
 		return nil, o.fails
@@ -57,13 +57,13 @@ func (o *orders) Rows(_ context.Context, after delayedcheck.Position, minAge tim
 	return rows, nil
 }
 
-func (o *orders) Message(_ context.Context, id reliable.ID) (reliable.Envelope, bool, error) {
-	i := slices.IndexFunc(o.rows, func(order order) bool { return idOf(order.number) == id })
+func (o *orderTable) Message(_ context.Context, id reliable.ID) (reliable.Envelope, bool, error) {
+	i := slices.IndexFunc(o.rows, func(order orderRow) bool { return idOf(order.number) == id })
 	return reliable.Envelope{ID: id, Topic: "orders"}, !o.rows[i].gone, nil
 }
 
 type reconcileRig struct {
-	orders orders
+	orders orderTable
 	ledger *memstore.Store
 	sent   []reliable.ID
 	fails  error
@@ -177,7 +177,7 @@ func TestReconciler_leavesWhatIsGone(t *testing.T) {
 }
 
 // stuck returns the same row again and again.
-type stuck struct{ orders }
+type stuck struct{ orderTable }
 
 func (s *stuck) Rows(context.Context, delayedcheck.Position, time.Duration, int) ([]delayedcheck.Row, error) {
 	return []delayedcheck.Row{{Position: "0001", ID: idOf(1), Groups: []string{"billing"}}}, nil
