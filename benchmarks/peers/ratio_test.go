@@ -34,7 +34,7 @@ func onKafka(t testing.TB) destination { return emptyTopic(t, testenv.Kafka(t)) 
 // run compares, and reports what either side lost: Waybill may lose nothing, of a peer it is told.
 func (c comparison) run(b *testing.B) {
 	b.Helper()
-	var theirs outcome
+	theirs := make([][]outcome, len(c.peers))
 	names := make([]string, len(c.peers))
 	for i := range c.peers {
 		names[i] = c.peers[i].name
@@ -48,9 +48,9 @@ func (c comparison) run(b *testing.B) {
 	}
 	pairs.Compare(b, c.name, "Waybill", peer,
 		func(b *testing.B) (rate float64) {
-			for _, p := range c.peers {
+			for i, p := range c.peers {
 				o := one(b, p, c.theirs)
-				theirs.lost, theirs.duplicated = theirs.lost+o.lost, theirs.duplicated+o.duplicated
+				theirs[i] = append(theirs[i], o)
 				rate = max(rate, o.rate)
 			}
 			return rate
@@ -61,8 +61,14 @@ func (c comparison) run(b *testing.B) {
 			require.Zero(b, o.duplicated, "copies, where nothing had failed")
 			return o.rate
 		})
-	if theirs.lost+theirs.duplicated > 0 {
-		pairs.Report("peer %s: %s lost %d messages and sent %d copies", c.name, peer, theirs.lost, theirs.duplicated)
+	for i, outcomes := range theirs {
+		var rates []float64
+		var lost, duplicated int
+		for _, o := range outcomes {
+			rates, lost, duplicated = append(rates, o.rate), lost+o.lost, duplicated+o.duplicated
+		}
+		pairs.Report("peer %s, %s: %.0f msg/s; of %d messages %d lost, %d copies", c.name, names[i], pairs.Median(rates),
+			c.theirs*len(outcomes), lost, duplicated)
 	}
 }
 
