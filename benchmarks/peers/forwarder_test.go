@@ -51,7 +51,7 @@ func openForwarder(t testing.TB, d database, to destination) carrier {
 }
 
 const (
-	// forwarderBatch is how many messages watermill-sql reads at a time, which is its default. Larger ones were no faster.
+	// forwarderBatch is how many messages watermill-sql reads at a time, which is its default.
 	forwarderBatch = 100
 	// forwarderPoll is how long it waits when it has found nothing; its default is a second.
 	forwarderPoll = 10 * time.Millisecond
