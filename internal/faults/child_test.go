@@ -54,6 +54,8 @@ type job struct {
 	Compensate bool // runs handlers, and places nothing
 	InTx       bool // their effect is in the transaction of the status
 
+	Shop *shop // where its orders are, if not in Database
+
 	SQLBroker string // joinedBroker or apartBroker for a broker in Database, in place of RabbitMQ
 }
 
@@ -88,6 +90,9 @@ func (j job) run(ctx context.Context) error {
 	broker, err := j.connect(logger)
 	if err != nil {
 		return err
+	}
+	if j.Shop != nil {
+		return j.elsewhere(ctx, store, broker)
 	}
 	stand := &standstill{at: j.Stand, stopAt: int64(j.StopAt)}
 	options := []tagging.Option{tagging.WithLease(j.Lease), tagging.WithLogger(logger), tagging.WithoutRetention()}
