@@ -73,19 +73,27 @@ func TestPages_makeTargetsExist(t *testing.T) {
 	}
 }
 
-func TestTagging_everyOptionIsListed(t *testing.T) {
-	guide := read(t, "tagging.md")
-	files, err := filepath.Glob("../strategies/tagging/*.go")
-	require.NoError(t, err)
-	var code strings.Builder
-	for _, file := range files {
-		code.WriteString(read(t, file))
-	}
-	options := regexp.MustCompile(`(?m)^func ([A-Z]\w*)(?:\[.*\])?\(.*\) Option `).FindAllStringSubmatch(code.String(), -1)
-	require.Greater(t, len(options), 20)
-	for _, option := range options {
-		assert.True(t, strings.Contains(guide, "\n| `"+option[1]+"`") || strings.Contains(guide, ", `"+option[1]+"`"),
-			"the user guide does not know the option %s", option[1])
+func TestGuides_everyOptionIsListed(t *testing.T) {
+	for _, guide := range []struct {
+		page, code, option string
+		atLeast            int
+	}{
+		{"tagging.md", "../strategies/tagging/*.go", "Option", 20},
+		{"delayedcheck.md", "../strategies/delayedcheck/*.go", "SenderOption", 15},
+	} {
+		page := read(t, guide.page)
+		files, err := filepath.Glob(guide.code)
+		require.NoError(t, err)
+		var code strings.Builder
+		for _, file := range files {
+			code.WriteString(read(t, file))
+		}
+		options := regexp.MustCompile(`(?m)^func ([A-Z]\w*)(?:\[.*\])?\(.*\) `+guide.option+` `).FindAllStringSubmatch(code.String(), -1)
+		require.Greater(t, len(options), guide.atLeast)
+		for _, option := range options {
+			assert.True(t, strings.Contains(page, "\n| `"+option[1]+"`") || strings.Contains(page, ", `"+option[1]+"`"),
+				"%s does not know the option %s", guide.page, option[1])
+		}
 	}
 }
 

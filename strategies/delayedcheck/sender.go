@@ -25,6 +25,8 @@ var (
 type Sender struct {
 	cfg       senderConfig
 	scheduler reliable.Scheduler
+	hurried   *grouping // checks of transactions that hold locks
+	patient   *grouping // all others
 	out       *outgoing
 	breaker   *breaker
 	life      life
@@ -49,6 +51,7 @@ func NewSender(
 		return nil, err
 	}
 	s := &Sender{cfg: cfg, scheduler: scheduler}
+	s.hurried, s.patient = s.grouped(cfg.checkTimeout), s.grouped(patientTimeout)
 	s.out = newOutgoing(publisher, confirms, &cfg, s.answered)
 	s.breaker = &breaker{after: cfg.breakAfter, pause: cfg.breakFor, changed: s.breakerChanged}
 	return s, nil

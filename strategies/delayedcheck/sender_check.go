@@ -9,8 +9,9 @@ import (
 	"github.com/waybillmq/waybill/reliable"
 )
 
-// lastChecksTimeout is how long the checks of a transaction that has committed already may take: it holds no locks.
-const lastChecksTimeout = 5 * time.Second
+// patientTimeout is how long checks may take whose callers hold no locks: of a Publish, or of a transaction that has
+// committed already.
+const patientTimeout = 10 * time.Second
 
 // checksOf returns the checks of messages as they are scheduled. Committed says that no witness needs to be asked.
 func (s *Sender) checksOf(envs []reliable.Envelope, token reliable.Token, committed bool) ([]reliable.Envelope, error) {
@@ -31,29 +32,33 @@ func (s *Sender) checksOf(envs []reliable.Envelope, token reliable.Token, commit
 // errBreakerOpen is why a check was not tried.
 var errBreakerOpen = errors.New("checks were not confirmed lately, and it is too early to try again")
 
-// schedule has checks confirmed within timeout, all together. left says whether one may be on its way in spite of an error.
-func (s *Sender) schedule(ctx context.Context, checks []reliable.Envelope, timeout time.Duration) (left bool, err error) {
+// grouped returns what schedules, together with the checks of others that may take as long.
+func (s *Sender) grouped(timeout time.Duration) *grouping {
+	return &grouping{timeout: timeout, schedule: func(ctx context.Context, checks []reliable.Envelope) error {
+		return s.scheduler.Schedule(ctx, s.cfg.checkDelay, checks...)
+	}}
+}
+
+// schedule has checks confirmed, all together. left says whether one may be on its way in spite of an error.
+func (s *Sender) schedule(ctx context.Context, checks []reliable.Envelope, by *grouping) (left bool, err error) {
 	if !s.breaker.enter() {
 		s.counts.checksSkipped.Add(int64(len(checks)))
 		return false, errBreakerOpen
 	}
 	start := time.Now()
-	limited, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("no confirm within %v", timeout))
+	limited, cancel := context.WithTimeoutCause(ctx, by.timeout, fmt.Errorf("no confirm within %v", by.timeout))
 	defer cancel()
-	err = s.scheduler.Schedule(limited, s.cfg.checkDelay, checks...)
+	left, err = by.call(limited, checks)
 	s.breaker.leave(verdictOf(ctx, err))
 	if err == nil {
 		s.counts.checks.Add(int64(len(checks)))
 	} else {
 		s.counts.checksFailed.Add(int64(len(checks)))
-		if limited.Err() != nil {
-			err = errors.Join(context.Cause(limited), err)
-		}
 	}
 	if s.cfg.hooks.Checked != nil {
 		s.cfg.hooks.Checked(len(checks), time.Since(start), err)
 	}
-	return !errors.Is(err, reliable.ErrInvalid), err
+	return left, err
 }
 
 func verdictOf(ctx context.Context, err error) verdict {

@@ -80,7 +80,7 @@ func (s *Sender) commit(ctx context.Context, tx reliable.Tx, envs []reliable.Env
 		return fmt.Errorf("delayedcheck: %w", err)
 	}
 	leaving := time.Now()
-	left, err := s.schedule(ctx, checks, s.cfg.checkTimeout)
+	left, err := s.schedule(ctx, checks, s.hurried)
 	if err != nil {
 		return s.commitFallback(ctx, tx, envs, left, err)
 	}
@@ -136,7 +136,7 @@ func (s *Sender) commitMessageFirst(ctx context.Context, tx reliable.Tx, envs []
 		return err
 	}
 	s.handOver(ctx, envs)
-	if _, err := s.schedule(context.WithoutCancel(ctx), checks, lastChecksTimeout); err != nil {
+	if _, err := s.schedule(context.WithoutCancel(ctx), checks, s.patient); err != nil {
 		s.counts.checksLost.Add(int64(len(checks)))
 		s.cfg.logger.WarnContext(ctx, "messages of a committed transaction have no check", "messages", len(checks), "error", err)
 		if s.cfg.hooks.CheckLost != nil {

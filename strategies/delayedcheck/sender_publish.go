@@ -4,13 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/waybillmq/waybill/reliable"
 )
-
-// publishCheckTimeout is how long a Publish waits for the confirms of its checks: it holds no locks.
-const publishCheckTimeout = 30 * time.Second
 
 // Publish sends messages without a business transaction and returns nil once the broker has confirmed, first their checks,
 // and then the messages themselves.
@@ -32,7 +28,7 @@ func (s *Sender) Publish(ctx context.Context, envs ...reliable.Envelope) error {
 	if err != nil {
 		return fmt.Errorf("delayedcheck: publish: %w", err)
 	}
-	if left, err := s.schedule(ctx, checks, publishCheckTimeout); err != nil {
+	if left, err := s.schedule(ctx, checks, s.patient); err != nil {
 		if left {
 			err = fmt.Errorf("%w: %w", reliable.ErrUnknown, err)
 		}
