@@ -67,6 +67,8 @@ func (e *ConnectError) Unwrap() error { return e.Cause }
 type connection struct {
 	*amqp.Connection
 	wire *wire
+
+	retired bool // a subscriber begins nothing more on it; only its connector uses this
 }
 
 // dial opens a connection, which the broker's lists show by name. It ends with ctx, and leaves nothing behind when it

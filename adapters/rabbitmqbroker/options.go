@@ -109,8 +109,8 @@ func WithQuorumQueues() Option { return func(s *settings) { s.quorum = true } }
 
 // WithDeclaredQueues declares exchange, queue and binding of a topic, by the config's topology builder, before the first
 // message to it on each connection. Default: the queue if the config publishes through the default exchange, else the
-// exchange only, as watermill-amqp's publisher does. A declaration that the broker refuses is logged and nothing more: what
-// can then not be routed is Returned.
+// exchange only, as watermill-amqp's publisher does. A declaration that the broker refuses, or does not answer within the
+// confirm timeout, is logged and nothing more: what can then not be routed is Returned.
 func WithDeclaredQueues() Option { return func(s *settings) { s.declare = declareQueues } }
 
 // WithoutDeclaring never declares anything: a message that finds no queue is Returned until somebody declares one. For

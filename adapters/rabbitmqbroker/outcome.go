@@ -14,6 +14,7 @@ var (
 	// errNoConfirm is no ErrConnectionLost: we dropped the connection, and no message in flight is suspected of it.
 	errNoConfirm = errors.New("rabbitmqbroker: no confirm in time, connection abandoned")
 	errBlocked   = errors.New("the broker blocks publishing: it is short of memory or disk")
+	errSilent    = errors.New("no answer within the set-up timeout: the broker is busy, or a quorum queue has no leader")
 	errEnded     = fmt.Errorf("rabbitmqbroker: no confirm before the end of Close: %w", reliable.ErrClosed)
 )
 

@@ -23,6 +23,7 @@ const (
 	maxPrefetch         = 65_535 // AMQP's field has 16 bits
 	defaultDrainTimeout = 10 * time.Second
 	defaultNackDelay    = 100 * time.Millisecond
+	defaultSetUpTimeout = 15 * time.Second
 )
 
 // SubscriberOption configures a Subscriber.
@@ -33,6 +34,7 @@ type subscriberSettings struct {
 	concurrency  int
 	drainTimeout time.Duration
 	nackDelay    time.Duration
+	setUpTimeout time.Duration
 }
 
 // WithPrefetch sets how many messages the broker sends to a subscription ahead of their acks, those being handled
@@ -63,6 +65,14 @@ func WithNackDelay(delay time.Duration) SubscriberOption {
 	return func(s *subscriberSettings) { s.nackDelay = delay }
 }
 
+// WithSetUpTimeout sets how long the broker may take to declare the topology of a topic and to begin sending its messages;
+// default 15 s, at least 100 ms. After it Subscribe fails, and a subscription that lost its connection tries again, on a
+// connection of its own: others are not disturbed. It bounds what RabbitMQ itself gives up after 65 s, such as a quorum queue
+// without a leader. Too short keeps a busy broker from ever getting ready.
+func WithSetUpTimeout(timeout time.Duration) SubscriberOption {
+	return func(s *subscriberSettings) { s.setUpTimeout = timeout }
+}
+
 func (s *subscriberSettings) check() error {
 	var problems []error
 	bad := func(field, format string, args ...any) {
@@ -80,6 +90,9 @@ func (s *subscriberSettings) check() error {
 	if s.nackDelay < 0 {
 		bad("WithNackDelay", "is %v, must not be negative", s.nackDelay)
 	}
+	if s.setUpTimeout < 100*time.Millisecond {
+		bad("WithSetUpTimeout", "is %v, must be at least 100ms", s.setUpTimeout)
+	}
 	return errors.Join(problems...)
 }
 
@@ -88,7 +101,8 @@ func (s *subscriberSettings) check() error {
 // dead-lettered), at once when its connection was lost or its subscriber was closed. Subscriptions survive a restart of the
 // broker, and the loss of their queue, which they declare again.
 //
-// All subscriptions share one connection, apart from the publishers', and have a channel each. A message that the marshaler
+// All subscriptions share one connection, apart from the publishers', and have a channel each. One whose queue the broker is
+// silent about is begun again on another connection, so that the rest need not wait for it. A message that the marshaler
 // cannot read is logged, and goes back to its queue as if it had been nacked: a queue with a delivery limit or a dead-letter
 // exchange takes it out. What RabbitMQ adds to the headers as numbers or tables (x-delivery-count, x-death) is metadata as
 // text or, of tables, left out, where the marshaler takes text only, as watermill-amqp's own does.
@@ -119,7 +133,7 @@ func newSubscriber(settings settings, opts []SubscriberOption) (*Subscriber, err
 		settings: settings,
 		subscriberSettings: subscriberSettings{
 			prefetch: settings.config.Consume.Qos.PrefetchCount, concurrency: 1,
-			drainTimeout: defaultDrainTimeout, nackDelay: defaultNackDelay,
+			drainTimeout: defaultDrainTimeout, nackDelay: defaultNackDelay, setUpTimeout: defaultSetUpTimeout,
 		},
 		closed: make(chan struct{}),
 	}
@@ -142,7 +156,8 @@ func newSubscriber(settings settings, opts []SubscriberOption) (*Subscriber, err
 }
 
 // Subscribe implements message.Subscriber. It declares the topology of topic and consumes its queue until ctx ends or
-// Close. That the broker cannot be reached at first is an error; later it is an outage, which the subscription outlives.
+// Close. That the broker cannot be reached, or does not answer within the set-up timeout, is an error at first; later it is
+// an outage, which the subscription outlives.
 func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *message.Message, error) {
 	sub := s.newSubscription(ctx, topic)
 	first, err := sub.open()
@@ -158,9 +173,9 @@ func (s *Subscriber) Subscribe(ctx context.Context, topic string) (<-chan *messa
 }
 
 // SubscribeInitialize implements message.SubscribeInitializer: it declares the topology of topic, so that messages find
-// their queue before anybody consumes it.
+// their queue before anybody consumes it. It fails if the broker does not answer within the set-up timeout.
 func (s *Subscriber) SubscribeInitialize(topic string) error {
-	err := s.onConnection(s.closing, func(conn *amqp.Connection) error { return s.declareFor(conn, topic) })
+	err := s.onConnection(s.closing, func(conn *connection) error { return s.declareFor(conn.Connection, topic) })
 	if err != nil {
 		return fmt.Errorf("rabbitmqbroker: initialize topic %q: %w", topic, err)
 	}
@@ -185,26 +200,50 @@ func (s *Subscriber) begin(run func()) bool {
 	return true
 }
 
-// onConnection calls f with the connection. It returns when ctx ends even if f does not: amqp091 waits for the broker's
-// answers without looking at a context. What f leaves behind then, it has to clean up.
-func (s *Subscriber) onConnection(ctx context.Context, f func(*amqp.Connection) error) error {
-	if s.closing.Err() != nil {
-		return reliable.ErrClosed
-	}
-	conn, err := s.connector.get(ctx)
-	if err != nil {
+// onConnection calls f with the connection. It returns when ctx ends, or the set-up timeout, even if f does not: amqp091 waits
+// for the broker's answers without looking at a clock. What f leaves behind then, it has to clean up.
+func (s *Subscriber) onConnection(ctx context.Context, f func(*connection) error) error {
+	for {
 		if s.closing.Err() != nil {
 			return reliable.ErrClosed
 		}
-		return err
+		conn, err := s.connector.get(ctx)
+		if err != nil {
+			if s.closing.Err() != nil {
+				return reliable.ErrClosed
+			}
+			return err
+		}
+		err = s.bounded(ctx, conn, f)
+		// It may have ended because of somebody else, to whom the broker was silent.
+		if err == nil || errors.Is(err, errSilent) || ctx.Err() != nil || !s.connector.wasRetired(conn) {
+			return err
+		}
 	}
-	answer := make(chan error, 1)
-	if !s.begin(func() { answer <- f(conn.Connection) }) {
+}
+
+func (s *Subscriber) bounded(ctx context.Context, conn *connection, f func(*connection) error) error {
+	answer, silent := make(chan error, 1), make(chan struct{})
+	// It is retired even if nobody waits for f any more.
+	limit := time.AfterFunc(s.setUpTimeout, func() {
+		close(silent)
+		s.connector.retire(conn)
+	})
+	if !s.begin(func() {
+		defer limit.Stop()
+		answer <- f(conn)
+	}) {
+		limit.Stop()
 		return reliable.ErrClosed
 	}
 	select {
 	case err := <-answer:
+		if err != nil && isDone(silent) {
+			return errSilent
+		}
 		return err
+	case <-silent:
+		return errSilent
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}

@@ -137,7 +137,7 @@ func TestSubscriber_closingLeavesHandlersTheTimeToFinish(t *testing.T) {
 	address := testenv.RabbitMQ(t)
 	b := open(t, address)
 	publish(t, b, attempts("orders", 3)...)
-	sub := subscriberOf(t, b)
+	sub := subscriberOf(t, b, rabbitmqbroker.WithDrainTimeout(patience))
 	messages := subscribe(t, sub, "orders")
 	handled := await(t, messages)
 	closed := make(chan error, 1)
@@ -213,9 +213,7 @@ func TestSubscriber_consumesAgainWhenItsQueueWasDeleted(t *testing.T) {
 	messages := subscribe(t, subscriberOf(t, b), "orders")
 	_, err := admin(t, address).QueueDelete("orders", false, false, false)
 	require.NoError(t, err)
-	require.Eventually(t, func() bool { // the publisher finds out by a return
-		return only(publish(t, b, attempts("orders", 1)...)).Outcome == reliable.Acked
-	}, patience, 10*time.Millisecond)
+	eventuallyAcked(t, b) // the publisher finds out by a return
 	await(t, messages).Ack()
 }
 
@@ -230,6 +228,46 @@ func TestSubscriber_givesBackWhatItCannotRead(t *testing.T) {
 	msg := await(t, messages)
 	assert.Equal(t, string(good[0].ID), msg.UUID, "what cannot be read is in the way")
 	msg.Ack()
+}
+
+func TestSubscriber_manySubscriptionsShareManyMessages(t *testing.T) {
+	const total, subscriptions = 3000, 20
+	b := open(t, testenv.RabbitMQ(t))
+	sub := subscriberOf(t, b, rabbitmqbroker.WithConcurrency(4))
+	var (
+		mu       sync.Mutex
+		received = make(map[string]int)
+		taken    [subscriptions]int
+		handlers sync.WaitGroup
+	)
+	for i := range subscriptions {
+		messages := subscribe(t, sub, "orders")
+		handlers.Go(func() {
+			for msg := range messages {
+				mu.Lock()
+				received[msg.UUID]++
+				taken[i]++
+				mu.Unlock()
+				msg.Ack()
+			}
+		})
+	}
+	for range 10 {
+		publish(t, b, attempts("orders", total/10)...)
+	}
+	require.Eventually(t, func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(received) == total
+	}, patience, 20*time.Millisecond)
+	require.NoError(t, sub.Close())
+	handlers.Wait()
+	for id, n := range received {
+		require.Equal(t, 1, n, "copies of %s", id)
+	}
+	for i := range taken {
+		assert.NotZero(t, taken[i], "the broker deals them out in turn")
+	}
 }
 
 // TestSubscriber_outlivesTheBroker runs handlers through two restarts of the broker and cuts of its connections.

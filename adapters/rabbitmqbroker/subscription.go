@@ -49,6 +49,7 @@ const consumerTag = "waybill"
 // was not acked comes again, over another one.
 type feed struct {
 	s          *Subscriber
+	conn       *connection
 	channel    *amqp.Channel
 	tag        string
 	deliveries <-chan amqp.Delivery
@@ -62,7 +63,7 @@ func (sub *subscription) open() (*feed, error) {
 		opened    *feed
 		abandoned bool
 	)
-	err := sub.s.onConnection(sub.ctx, func(conn *amqp.Connection) error {
+	err := sub.s.onConnection(sub.ctx, func(conn *connection) error {
 		f, err := sub.consume(conn)
 		if err != nil {
 			return err
@@ -87,8 +88,8 @@ func (sub *subscription) open() (*feed, error) {
 	return nil, err
 }
 
-func (sub *subscription) consume(conn *amqp.Connection) (*feed, error) {
-	if err := sub.s.declareFor(conn, sub.topic); err != nil {
+func (sub *subscription) consume(conn *connection) (*feed, error) {
+	if err := sub.s.declareFor(conn.Connection, sub.topic); err != nil {
 		return nil, err
 	}
 	ch, err := conn.Channel()
@@ -96,7 +97,7 @@ func (sub *subscription) consume(conn *amqp.Connection) (*feed, error) {
 		return nil, err
 	}
 	consume := sub.s.config.Consume
-	f := &feed{s: sub.s, channel: ch, tag: consume.Consumer, gone: ch.NotifyClose(make(chan *amqp.Error, 1))}
+	f := &feed{s: sub.s, conn: conn, channel: ch, tag: consume.Consumer, gone: ch.NotifyClose(make(chan *amqp.Error, 1))}
 	if f.tag == "" {
 		f.tag = consumerTag
 	}
@@ -105,22 +106,29 @@ func (sub *subscription) consume(conn *amqp.Connection) (*feed, error) {
 		f.deliveries, err = ch.Consume(sub.queue, f.tag, false, consume.Exclusive, consume.NoLocal, consume.NoWait, consume.Arguments)
 	}
 	if err != nil {
-		f.end()
+		_ = ch.Close() // it says at most that the broker was faster
 		return nil, err
 	}
+	sub.s.connector.join(conn)
 	return f, nil
 }
 
 // end gives back what was delivered and not acked.
-func (f *feed) end() { _ = f.channel.Close() } // it says at most that the broker was faster
+func (f *feed) end() {
+	_ = f.channel.Close() // it says at most that the broker was faster
+	f.s.connector.leave(f.conn)
+}
 
 // run serves the subscription until it ends.
 func (sub *subscription) run(f *feed) {
 	defer close(sub.out)
 	defer sub.stop()
-	wait := sub.s.backoffMin
+	wait, consuming := sub.s.backoffMin, trouble{}
 	for {
 		if f != nil {
+			if took := consuming.over(); took != nil {
+				sub.s.logger.Info("rabbitmqbroker: consuming again", append(took, "topic", sub.topic)...)
+			}
 			began := time.Now()
 			if sub.pump(f) || time.Since(began) >= steady {
 				wait = sub.s.backoffMin
@@ -138,7 +146,9 @@ func (sub *subscription) run(f *feed) {
 		wait = min(2*wait, sub.s.backoffMax)
 		var err error
 		if f, err = sub.open(); err != nil && sub.ctx.Err() == nil {
-			sub.s.logger.Warn("rabbitmqbroker: cannot consume, will try again", "topic", sub.topic, "error", err)
+			if what := consuming.failed(err); what != nil {
+				sub.s.logger.Warn("rabbitmqbroker: cannot consume, will go on trying", append(what, "topic", sub.topic)...)
+			}
 		}
 	}
 }

@@ -17,7 +17,7 @@ const steady = time.Second
 
 // keepConnected keeps a session until the broker's life ends.
 func (b *Broker) keepConnected() {
-	backoff := b.backoffMin
+	backoff, connecting := b.backoffMin, trouble{}
 	for b.life.Err() == nil {
 		l, conn, err := b.openLink(b.life)
 		if b.life.Err() != nil && err != nil {
@@ -25,7 +25,9 @@ func (b *Broker) keepConnected() {
 		}
 		if err != nil {
 			b.disconnected(err, true)
-			b.logger.Warn("rabbitmqbroker: cannot connect, will try again", "error", err)
+			if what := connecting.failed(err); what != nil {
+				b.logger.Warn("rabbitmqbroker: cannot connect, will go on trying", what...)
+			}
 			b.pause(backoff)
 			backoff = min(2*backoff, b.backoffMax)
 			continue
@@ -33,6 +35,7 @@ func (b *Broker) keepConnected() {
 		s := b.newSession(l, conn, false)
 		began := time.Now()
 		b.connected(s)
+		b.logger.Info("rabbitmqbroker: connected", connecting.over()...)
 		err = s.run(b.life)
 		b.disconnected(err, false)
 		if b.life.Err() != nil {
@@ -87,7 +90,6 @@ func (b *Broker) connected(s *session) {
 	b.counts.Sessions++
 	b.announce()
 	b.mu.Unlock()
-	b.logger.Info("rabbitmqbroker: connected")
 	if b.hooks.Connected != nil {
 		b.hooks.Connected()
 	}

@@ -19,7 +19,7 @@ import (
 )
 
 // patience is for a busy machine; nothing here takes as long.
-const patience = 60 * time.Second
+const patience = 3 * time.Minute
 
 func quiet() rabbitmqbroker.Option {
 	return rabbitmqbroker.WithLogger(slog.New(slog.DiscardHandler))

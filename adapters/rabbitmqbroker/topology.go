@@ -3,6 +3,7 @@ package rabbitmqbroker
 import (
 	"context"
 	"sync"
+	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
 	amqp "github.com/rabbitmq/amqp091-go"
@@ -34,8 +35,9 @@ func newTopology(conn *amqp.Connection, s *settings, spawn func(func())) *topolo
 	return &topology{conn: conn, settings: s, spawn: spawn, topics: make(map[string]chan struct{})}
 }
 
-// ensure declares what belongs to topic, unless that was done on this connection. A declaration that the broker refuses
-// counts as done: the topology may be there, and if it is not, the message is returned.
+// ensure declares what belongs to topic, unless that was done on this connection. A declaration that the broker refuses, or
+// does not answer within the confirm timeout, counts as done: the topology may be there, and if it is not, the message is
+// returned.
 func (t *topology) ensure(ctx context.Context, topic string, gone, closing <-chan struct{}) error {
 	if t.settings.declare == declareNothing {
 		return nil
@@ -45,11 +47,7 @@ func (t *topology) ensure(ctx context.Context, topic string, gone, closing <-cha
 	if !known {
 		done = make(chan struct{})
 		t.topics[topic] = done
-		// It may wait for a broker that reads nothing, and the caller only as long as its context says.
-		t.spawn(func() {
-			defer close(done)
-			t.declare(topic)
-		})
+		t.begin(topic, done)
 	}
 	t.mu.Unlock()
 	select {
@@ -67,6 +65,26 @@ func (t *topology) ensure(ctx context.Context, topic string, gone, closing <-cha
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// begin declares topic, and closes done once that is over. The caller waits only as long as its context says.
+func (t *topology) begin(topic string, done chan<- struct{}) {
+	answered := make(chan struct{})
+	t.spawn(func() { // for as long as the broker, or the connection, takes
+		defer close(answered)
+		t.declare(topic)
+	})
+	t.spawn(func() {
+		defer close(done)
+		limit := time.NewTimer(t.settings.confirmTimeout)
+		defer limit.Stop()
+		select {
+		case <-answered:
+		case <-limit.C:
+			t.settings.logger.Warn("rabbitmqbroker: no answer to the declaration of a topic's topology, publishing without; "+
+				"a quorum queue may have no leader", "topic", topic)
+		}
+	})
 }
 
 // forget has topic declared again: a message to it was returned, so what was declared is gone.
