@@ -91,10 +91,10 @@ func (w *wire) Close() error {
 // abort closes the socket at once. What the broker has not taken from it yet is thrown away rather than sent later, since
 // by then it has been sent again.
 func (w *wire) abort() {
-	w.close()
 	if tcp, ok := w.Conn.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0)
+		_ = tcp.SetLinger(0) // before close: after it, empty closes the socket too, and would have the rest sent
 	}
+	w.close()
 	_ = w.Conn.Close()
 }
 

@@ -23,32 +23,35 @@ type brokerFault struct {
 	name     string
 	database func(testing.TB) database
 	proxied  bool
+	unknown  bool // it certainly meets messages in flight
 	breakIt  func(t *testing.T, broker *testservers.RabbitMQ, proxy *faultproxy.Proxy)
 }
 
-func killed(t *testing.T, broker *testservers.RabbitMQ, _ *faultproxy.Proxy) {
+func killed(_ *testing.T, broker *testservers.RabbitMQ, _ *faultproxy.Proxy) {
+	broker.Pause() // it answers so soon that otherwise nothing might be in flight
+	time.Sleep(500 * time.Millisecond)
 	broker.Kill()
 	broker.Start()
 }
 
 var brokerFaults = []brokerFault{
-	{"killed, on MariaDB", mariaDB, false, killed},
-	{"killed, on PostgreSQL", postgres, false, killed},
-	{"restarted", postgres, false, func(_ *testing.T, broker *testservers.RabbitMQ, _ *faultproxy.Proxy) {
+	{"killed, on MariaDB", mariaDB, false, true, killed},
+	{"killed, on PostgreSQL", postgres, false, true, killed},
+	{"restarted", postgres, false, false, func(_ *testing.T, broker *testservers.RabbitMQ, _ *faultproxy.Proxy) {
 		broker.Stop()
 		broker.Start()
 	}},
-	{"paused", mariaDB, false, func(_ *testing.T, broker *testservers.RabbitMQ, _ *faultproxy.Proxy) {
+	{"paused", mariaDB, false, true, func(_ *testing.T, broker *testservers.RabbitMQ, _ *faultproxy.Proxy) {
 		broker.Pause()
 		time.Sleep(outage)
 		broker.Resume()
 	}},
-	{"out of memory", postgres, false, func(_ *testing.T, broker *testservers.RabbitMQ, _ *faultproxy.Proxy) {
+	{"out of memory", postgres, false, false, func(_ *testing.T, broker *testservers.RabbitMQ, _ *faultproxy.Proxy) {
 		broker.SetMemoryAlarm(true)
 		time.Sleep(outage)
 		broker.SetMemoryAlarm(false)
 	}},
-	{"cut before the confirm", mariaDB, true, func(_ *testing.T, _ *testservers.RabbitMQ, proxy *faultproxy.Proxy) {
+	{"cut before the confirm", mariaDB, true, true, func(_ *testing.T, _ *testservers.RabbitMQ, proxy *faultproxy.Proxy) {
 		proxy.DropDownstream(true)
 		time.Sleep(time.Second)
 		proxy.CutAll()
@@ -68,7 +71,9 @@ func TestBrokerFault_losesNothingFailsNothingAndHealsByItself(t *testing.T) {
 			}
 			r := newRig(t, rigConfig{database: fault.database(t), amqpURL: amqpURL})
 			r.survives(func() { fault.breakIt(t, broker, proxy) })
-			assert.NotZero(t, r.seen.outcome(reliable.Unknown), "the fault must have met messages in flight")
+			if fault.unknown {
+				assert.NotZero(t, r.seen.outcome(reliable.Unknown), "the fault must have met messages in flight")
+			}
 			r.audit(consume(t, broker.URL(), queue))
 		})
 	}
@@ -79,15 +84,15 @@ func (r *rig) survives(breakAndHeal func()) {
 	r.t.Helper()
 	r.createOrders()
 	stop := r.load(4, 20*time.Millisecond, never)
-	require.Eventually(r.t, func() bool { return r.seen.outcome(reliable.Acked) > 200 }, time.Minute, 10*time.Millisecond)
+	require.Eventually(r.t, func() bool { return r.seen.outcome(reliable.Acked) > 200 }, patience, 10*time.Millisecond)
 	goroutines, heap := runtime.NumGoroutine(), heapInUse()
 
 	breakAndHeal()
 	healed := time.Now()
 	before := r.seen.outcome(reliable.Acked)
-	require.Eventually(r.t, func() bool { return r.seen.outcome(reliable.Acked) > before+200 }, time.Minute, 10*time.Millisecond)
+	require.Eventually(r.t, func() bool { return r.seen.outcome(reliable.Acked) > before+200 }, patience, 10*time.Millisecond)
 	placed := stop()
-	r.eventuallySettled(30 * time.Second)
+	r.eventuallySettled()
 	r.t.Logf("placed %d, settled %v after healing", placed, time.Since(healed).Round(time.Millisecond))
 
 	assert.Empty(r.t, r.withStatus(reliable.Failed), "an outage must fail nothing")

@@ -5,12 +5,14 @@ package faults
 import (
 	"bufio"
 	"context"
+	"database/sql"
 	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -40,6 +42,10 @@ const (
 	nowhere       point = "nowhere"        // runs until it is stopped
 )
 
+// childConfirm is how long a child waits for a broker's confirm. With two seconds of margin it is below crashLease, and a busy
+// machine keeps to it.
+const childConfirm = 4 * time.Second
+
 // job is what a child is told.
 type job struct {
 	Database database
@@ -48,6 +54,7 @@ type job struct {
 	Orders   int    // how many it places; then it goes on relaying
 	Stand    point
 	StopAt   int // in place of standing still for good, it stops itself (SIGSTOP) the n-th time that it comes to Stand
+	Settled  int // how many orders are placed, and settled, before it counts that; it places no more than twice as many before it stops
 	Lease    time.Duration
 	Sweep    bool // makes single passes in place of running
 
@@ -94,7 +101,7 @@ func (j job) run(ctx context.Context) error {
 	if j.Shop != nil {
 		return j.elsewhere(ctx, store, broker)
 	}
-	stand := &standstill{at: j.Stand, stopAt: int64(j.StopAt)}
+	stand := newStandstill(j)
 	options := []tagging.Option{tagging.WithLease(j.Lease), tagging.WithLogger(logger), tagging.WithoutRetention()}
 	if j.Sweep {
 		options = append(options, tagging.Classic(classicInterval, 3))
@@ -114,6 +121,15 @@ func (j job) run(ctx context.Context) error {
 	fmt.Println("relays")
 	r := &rig{db: db, kind: j.Database.kind(), outbox: outbox, topic: queue}
 	for i := range j.Orders {
+		if j.Settled > 0 && i == j.Settled {
+			if err := awaitSettled(ctx, db); err != nil {
+				return err
+			}
+			stand.counts.Store(true)
+		}
+		if j.Settled > 0 && i == 2*j.Settled {
+			<-stand.resumed
+		}
 		if err := r.place(ctx, fmt.Sprintf("%s-%d", j.Prefix, i)); err != nil {
 			return err
 		}
@@ -131,12 +147,12 @@ const (
 func (j job) connect(logger *slog.Logger) (connection, error) {
 	switch j.SQLBroker {
 	case joinedBroker:
-		return j.Database.connectSQL(sqlbroker.WithConfirmTimeout(time.Second))
+		return j.Database.connectSQL(sqlbroker.WithConfirmTimeout(childConfirm))
 	case apartBroker:
-		return j.Database.connectSQL(sqlbroker.WithConfirmTimeout(time.Second), sqlbroker.WithoutHandOver())
+		return j.Database.connectSQL(sqlbroker.WithConfirmTimeout(childConfirm), sqlbroker.WithoutHandOver())
 	}
 	return rabbitmqbroker.NewFromURL(j.AMQPURL, rabbitmqbroker.WithQuorumQueues(), rabbitmqbroker.WithLogger(logger),
-		rabbitmqbroker.WithConfirmTimeout(time.Second), rabbitmqbroker.WithBlockedTimeout(time.Second), rabbitmqbroker.WithoutDeclaring())
+		rabbitmqbroker.WithConfirmTimeout(childConfirm), rabbitmqbroker.WithBlockedTimeout(childConfirm), rabbitmqbroker.WithoutDeclaring())
 }
 
 // sweep makes single passes, one after the other, as a scheduler outside would.
@@ -153,24 +169,50 @@ func sweep(ctx context.Context, outbox *tagging.Outbox) error {
 // outboxRuns reports whether the relay has begun: what is placed before is stored without a lease.
 func outboxRuns(outbox *tagging.Outbox) bool { return outbox.Running() }
 
-// standstill says where a child is, and stays there, or stops the whole process there once.
-type standstill struct {
-	at     point
-	stopAt int64 // 0: for good, at the first time
-	times  atomic.Int64
-	once   sync.Once
+// awaitSettled waits until the outbox has nothing pending.
+func awaitSettled(ctx context.Context, db *sql.DB) error {
+	for {
+		var pending int
+		if err := db.QueryRowContext(ctx, "SELECT COUNT(*) FROM waybill_outbox WHERE status = 0").Scan(&pending); err != nil || pending == 0 {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
-func (s *standstill) reach(p point) {
+// standstill says where a child is, and stays there, or stops the whole process there once.
+type standstill struct {
+	at      point
+	stopAt  int64       // 0: for good, at the first time
+	counts  atomic.Bool // the times until stopAt
+	times   atomic.Int64
+	once    sync.Once
+	resumed chan struct{} // closed once the process goes on
+}
+
+func newStandstill(j job) *standstill {
+	s := &standstill{at: j.Stand, stopAt: int64(j.StopAt), resumed: make(chan struct{})}
+	s.counts.Store(j.Settled == 0)
+	return s
+}
+
+// reach reports whether the process was stopped here, and goes on.
+func (s *standstill) reach(p point) (stopped bool) {
 	if p != s.at {
-		return
+		return false
 	}
 	if s.stopAt > 0 {
-		if s.times.Add(1) == s.stopAt {
-			fmt.Println("at", p)
-			_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+		if !s.counts.Load() || s.times.Add(1) != s.stopAt {
+			return false
 		}
-		return
+		goesOn := make(chan os.Signal, 1)
+		signal.Notify(goesOn, syscall.SIGCONT)
+		fmt.Println("at", p)
+		_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+		// The signal stops one thread after the other, on a busy machine later than this one would have come to its end.
+		<-goesOn
+		close(s.resumed)
+		return true
 	}
 	s.once.Do(func() { fmt.Println("at", p) })
 	select {}
@@ -217,7 +259,10 @@ type standingPublisher struct {
 func (p standingPublisher) Unwrap() any { return p.Publisher }
 
 func (p standingPublisher) Publish(ctx context.Context, batch []reliable.Attempt) (int, error) {
-	p.stand.reach(beforePublish)
+	if p.stand.reach(beforePublish) {
+		// As if it had been stopped between its last look at the time and the write.
+		ctx = context.WithoutCancel(ctx)
+	}
 	return p.Publisher.Publish(ctx, batch)
 }
 
@@ -270,7 +315,7 @@ func (c *child) read(out io.Reader) {
 // await waits until the child says line, or has said it: what its goroutines say comes in any order.
 func (c *child) await(line string) {
 	c.t.Helper()
-	timeout := time.After(time.Minute)
+	timeout := time.After(patience)
 	for !c.said[line] {
 		select {
 		case said, open := <-c.lines:

@@ -31,7 +31,7 @@ func (r *rig) requireClassic(t *testing.T, id reliable.ID) {
 			record = records[0]
 		}
 		return record.Status == reliable.Failed
-	}, 30*time.Second, 20*time.Millisecond)
+	}, patience, 20*time.Millisecond)
 	assert.Equal(t, 4, record.Attempts, "one send and three resends")
 	require.Len(t, record.History, 4)
 	for i, entry := range record.History {
@@ -81,7 +81,7 @@ func TestClassic_drivenBySinglePassesOfTwoProcessesCountsTheSame(t *testing.T) {
 			}
 			r := &rig{t: t, db: db, kind: d.kind(), store: store}
 			r.requireClassic(t, "m-0")
-			r.eventuallySettled(10 * time.Second)
+			r.eventuallySettled()
 			assert.Equal(t, map[string]int{"healthy": 1}, consume(t, amqpURL, queue))
 		})
 	}

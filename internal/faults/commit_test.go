@@ -96,7 +96,7 @@ func TestCommit_whoseAnswerIsCutOffIsUnknownAndRepeatingItStoresOnce(t *testing.
 			declare(t, amqpURL, queue, quorum)
 			r := newRig(t, rigConfig{
 				database: d, amqpURL: amqpURL,
-				broker: []rabbitmqbroker.Option{rabbitmqbroker.WithConfirmTimeout(time.Second), rabbitmqbroker.WithBlockedTimeout(time.Second)},
+				broker: []rabbitmqbroker.Option{rabbitmqbroker.WithConfirmTimeout(childConfirm), rabbitmqbroker.WithBlockedTimeout(childConfirm)},
 				outbox: []tagging.Option{tagging.WithLease(crashLease)},
 			})
 			r.createOrders()
@@ -112,7 +112,7 @@ func TestCommit_whoseAnswerIsCutOffIsUnknownAndRepeatingItStoresOnce(t *testing.
 					}
 					return faultproxy.Forward
 				})
-				ctx, cancel := context.WithTimeout(t.Context(), callTime)
+				ctx, cancel := context.WithTimeout(t.Context(), placeTime)
 				err := place(ctx, id)
 				cancel()
 				require.True(t, cut.Load(), "the COMMIT was not seen")
@@ -120,10 +120,10 @@ func TestCommit_whoseAnswerIsCutOffIsUnknownAndRepeatingItStoresOnce(t *testing.
 				if id == "lost" {
 					require.True(t, r.orders()[id], "this answer was lost after the fact")
 				}
-				require.Eventually(t, func() bool { return place(t.Context(), id) == nil }, 10*time.Second, 50*time.Millisecond)
+				require.Eventually(t, func() bool { return place(t.Context(), id) == nil }, patience, 50*time.Millisecond)
 			}
 			// What did commit was leased, and is sent when that lease ends.
-			r.eventuallySettled(crashLease + takeOver + 10*time.Second)
+			r.eventuallySettled()
 			assert.Len(t, r.orders(), 3)
 			assert.Len(t, r.withStatus(reliable.Confirmed), 3)
 			assert.Equal(t, map[string]int{"before": 1, "lost": 1, "after": 1}, consume(t, amqpURL, queue))

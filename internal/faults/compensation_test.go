@@ -6,6 +6,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"syscall"
 	"testing"
 	"time"
 
@@ -15,8 +16,7 @@ import (
 	"github.com/waybillmq/waybill/reliable"
 )
 
-// handlerLease is the lease under which handlers run: where one is killed, another process must have started before it
-// ends.
+// handlerLease is the lease under which handlers run: where one is killed, another process must have looked before it ends.
 const handlerLease = 12 * time.Second
 
 // failures is a database with messages that have failed, and what handlers wrote about them.
@@ -123,18 +123,23 @@ func (f *failures) assertOneAtATime(killed int64) map[string]int {
 	return counts
 }
 
-// killAt kills the process that compensates at a point, beside another one, and waits until that one has compensated.
-func (f *failures) killAt(stand point, inTx bool, ids []reliable.ID) {
+// killAt kills the process that compensates a message at a point, beside another one, and waits until that one has
+// compensated.
+func (f *failures) killAt(stand point, inTx bool) {
 	f.t.Helper()
+	second := f.startHandlers(nowhere, inTx) // at once: the first one's lease must outlast what comes before the kill
+	f.eventuallyCompensated(f.fail("before", 1), patience)
+	second.signal(syscall.SIGSTOP)
+	ids := f.fail("order", 1)
 	first := f.startHandlers(stand, inTx)
 	first.await("at " + string(stand))
-	second := f.startHandlers(nowhere, inTx)
-	f.eventuallyCompensated(f.fail("beside", 1), time.Minute) // it looks, and takes nothing that is leased
+	second.signal(syscall.SIGCONT)
+	f.eventuallyCompensated(f.fail("beside", 1), patience) // it looks, and takes nothing that is leased
 	first.kill()
 	killed := f.now()
-	f.eventuallyCompensated(ids, time.Minute)
+	f.eventuallyCompensated(ids, patience)
 	second.kill()
-	assert.Equal(f.t, map[string]int{"order-0000": 2, "beside-0000": 1}, f.assertOneAtATime(killed))
+	assert.Equal(f.t, map[string]int{"before-0000": 1, "order-0000": 2, "beside-0000": 1}, f.assertOneAtATime(killed))
 }
 
 func TestCompensation_aHandlerKilledAnywhereRunsAgainAndNeverBesideItself(t *testing.T) {
@@ -147,8 +152,7 @@ func TestCompensation_aHandlerKilledAnywhereRunsAgainAndNeverBesideItself(t *tes
 			t.Run(kind+"/"+string(c.stand), func(t *testing.T) {
 				t.Parallel()
 				f := newFailures(t, makeDatabase(t))
-				ids := f.fail("order", 1)
-				f.killAt(c.stand, false, ids)
+				f.killAt(c.stand, false)
 				assert.Equal(t, c.effects, f.effects()["order-0000"], "at least one; two where the first one was not recorded")
 			})
 		}
@@ -162,8 +166,7 @@ func TestCompensation_anEffectInTheTransactionOfTheStatusHappensOnceWhereverTheH
 			t.Run(kind+"/"+string(stand), func(t *testing.T) {
 				t.Parallel()
 				f := newFailures(t, makeDatabase(t))
-				ids := f.fail("order", 1)
-				f.killAt(stand, true, ids)
+				f.killAt(stand, true)
 				assert.Equal(t, 1, f.effects()["order-0000"])
 			})
 		}
@@ -184,11 +187,11 @@ func TestCompensation_ofFourProcessesLosesNothingAndNothingIsStuck(t *testing.T)
 				for i := range children {
 					children[i] = f.startHandlers(nowhere, inTx)
 				}
-				require.Eventually(t, func() bool { return f.count(reliable.Compensated, ids) > sound/10 }, time.Minute, 10*time.Millisecond)
+				require.Eventually(t, func() bool { return f.count(reliable.Compensated, ids) > sound/10 }, patience, 10*time.Millisecond)
 				children[0].kill()
 				killed := f.now()
-				f.eventuallyCompensated(ids, 3*time.Minute)
-				require.Eventually(t, func() bool { return f.runsOf(bad[0]) >= 3 }, time.Minute, 100*time.Millisecond,
+				f.eventuallyCompensated(ids, 2*patience)
+				require.Eventually(t, func() bool { return f.runsOf(bad[0]) >= 3 }, patience, 100*time.Millisecond,
 					"what fails is tried again and again")
 				for _, c := range children {
 					c.kill()

@@ -38,12 +38,12 @@ func TestDatabase_downAfterConfirmsArrivedLosesNoneAndFailsNone(t *testing.T) {
 			r.createOrders()
 			var down atomic.Bool
 			stop := r.load(4, 20*time.Millisecond, down.Load)
-			require.Eventually(t, func() bool { return r.seen.outcome(reliable.Acked) > 200 }, time.Minute, 10*time.Millisecond)
+			require.Eventually(t, func() bool { return r.seen.outcome(reliable.Acked) > 200 }, patience, 10*time.Millisecond)
 
 			goroutines, heap := runtime.NumGoroutine(), heapInUse()
 			store.hold() // so that confirms are certainly there which nobody has recorded
 			acked := r.seen.outcome(reliable.Acked)
-			require.Eventually(t, func() bool { return r.seen.outcome(reliable.Acked) > acked+100 }, time.Minute, time.Millisecond)
+			require.Eventually(t, func() bool { return r.seen.outcome(reliable.Acked) > acked+100 }, patience, time.Millisecond)
 			down.Store(true)
 			d.Stop()
 			store.letGo()
@@ -52,14 +52,10 @@ func TestDatabase_downAfterConfirmsArrivedLosesNoneAndFailsNone(t *testing.T) {
 			assert.Less(t, heapInUse(), heap+64<<20, "memory must stay flat")
 			d.Start()
 			healed := time.Now()
-			require.Eventually(t, func() bool {
-				ctx, cancel := context.WithTimeout(context.Background(), callTime)
-				defer cancel()
-				return r.place(ctx, "healed") == nil
-			}, 30*time.Second, 100*time.Millisecond)
+			r.awaitPlace()
 			down.Store(false)
 			stop()
-			r.eventuallySettled(30 * time.Second)
+			r.eventuallySettled()
 			t.Logf("%d orders, settled %v after healing", len(r.orders()), time.Since(healed).Round(time.Millisecond))
 			assert.Empty(t, r.withStatus(reliable.Failed))
 			r.auditCopies(consume(t, amqpURL, queue), 2)
@@ -134,7 +130,7 @@ func TestSettle_whoseAnswerIsLostChargesOnce(t *testing.T) {
 				var err error
 				records, err = inspector.Lookup(t.Context(), "m-0", "m-1")
 				return err == nil && lost.Load() >= 1 && len(records) == 2 && len(records[0].History) > 0 && len(records[1].History) > 0
-			}, 30*time.Second, 50*time.Millisecond)
+			}, patience, 50*time.Millisecond)
 			for _, record := range records {
 				assert.Equal(t, 1, record.Attempts)
 				assert.Equal(t, 1, record.Failures, "one refusal is one charge")

@@ -166,7 +166,7 @@ func (f *face) sent() []string {
 	require.Eventually(f.t, func() bool {
 		stats, err := f.outbox.Stats(f.t.Context())
 		return err == nil && len(stats) == 0 && len(f.broker.Delivered("last")) > 0
-	}, 30*time.Second, 20*time.Millisecond)
+	}, patience, 20*time.Millisecond)
 	ids := []string{}
 	for _, delivery := range f.broker.Delivered(queue) {
 		ids = append(ids, string(delivery.ID))

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -65,7 +64,7 @@ func TestStoreFault_fullSQLiteFailsAtOnceTakesTheBusinessBackAndGoesOnWithRoom(t
 	outbox, err := tagging.New(full.store, broker, broker, tagging.WithLogger(quiet(t)))
 	require.NoError(t, err)
 	place := func(id string) error {
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		return tagging.InTx(ctx, outbox, full.db, func(tx *sql.Tx, out *tagging.Scope) error {
 			if _, err := tx.ExecContext(ctx, insertOf(id)); err != nil {

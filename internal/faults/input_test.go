@@ -7,7 +7,6 @@ import (
 	"database/sql"
 	"net/url"
 	"testing"
-	"time"
 
 	"github.com/go-sql-driver/mysql"
 	"github.com/stretchr/testify/assert"
@@ -93,7 +92,7 @@ func TestInput_wrongDatabasePasswordFailsAtTheFirstPointWithoutRepeatingIt(t *te
 			t.Parallel()
 			db, store := makeDatabase(t).withPassword(t, secret).unmigrated(t)
 			outbox := outboxOn(t, store)
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			_, publishing := outbox.Publish(ctx, order("o"))
 			checker, ok := reliable.Ability[reliable.Checker](store)

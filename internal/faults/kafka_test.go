@@ -52,7 +52,7 @@ func fromKafka(t testing.TB, brokers []string, topic string, partitions int) (id
 	client, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.ConsumeTopics(topic))
 	require.NoError(t, err)
 	defer client.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	left := recordsOn(ctx, t, client, topic, partitions)
 	for left > 0 {
@@ -187,15 +187,15 @@ func TestKafkaRefusal_aMissingTopicHoldsUpNoOtherAndEndsOnceTheTopicIsThere(t *t
 	t.Parallel()
 	place := testenv.Kafka(t)
 	present, missing := place.Topic(queue, 2), place.Name(refusedTopic)
-	r := newRig(t, rigConfig{database: mariaDB(t), connect: toKafka(place.Brokers), outbox: endless})
+	r := newRig(t, rigConfig{database: mariaDB(t), connect: toKafka(place.Brokers, kafkabroker.WithConfirmTimeout(unhurried)), outbox: leisurely})
 	refused := publishAll(t, r, missing, "refused", 1000)
 	healthy := publishAll(t, r, present, "healthy", 1000)
-	require.Eventually(t, func() bool { return r.hasAll(reliable.Confirmed, healthy) }, 30*time.Second, 50*time.Millisecond)
-	require.Eventually(t, func() bool { return r.seen.outcome(reliable.Returned) > 4 }, time.Minute, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return r.hasAll(reliable.Confirmed, healthy) }, patience, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return r.seen.outcome(reliable.Returned) > 4 }, patience, 50*time.Millisecond)
 	assert.Zero(t, r.count(reliable.Confirmed, refused))
 
 	place.Topic(refusedTopic, 2)
-	r.eventuallySettled(time.Minute)
+	r.eventuallySettled()
 	assert.True(t, r.hasAll(reliable.Confirmed, refused))
 	assert.Zero(t, r.seen.outcome(reliable.Unknown), "nothing was out of reach")
 	assert.Len(t, receiptsOf(fromKafka(t, place.Brokers, missing, 2)), len(refused))
@@ -215,7 +215,7 @@ func TestKafkaRefusal_ofAMissingTopicFailsItsMessagesOnlyAfterTheBudget(t *testi
 			first = looked
 		}
 		return failed == len(refused)
-	}, time.Minute, 20*time.Millisecond)
+	}, patience, 20*time.Millisecond)
 	assert.GreaterOrEqual(t, first.Sub(stored), budget, "nothing may fail before the budget is used up")
 }
 
@@ -228,7 +228,7 @@ func TestKafkaPoison_aRecordThatIsTooLargeIsFoundAndItsNeighboursArrive(t *testi
 			place := testenv.Kafka(t)
 			topic := place.Name(queue)
 			require.NoError(t, testenv.CreateKafkaTopic(place.Brokers, topic, 1, [2]string{"max.message.bytes", fmt.Sprint(limit)}))
-			r := newRig(t, rigConfig{database: makeDatabase(t), connect: toKafka(place.Brokers), outbox: endless})
+			r := newRig(t, rigConfig{database: makeDatabase(t), connect: toKafka(place.Brokers, kafkabroker.WithConfirmTimeout(unhurried)), outbox: leisurely})
 			envs := make([]reliable.Envelope, 400)
 			for i := range envs {
 				envs[i] = reliable.Envelope{ID: reliable.ID(fmt.Sprintf("m-%d", i)), Topic: topic, Payload: []byte("x")}
@@ -236,7 +236,7 @@ func TestKafkaPoison_aRecordThatIsTooLargeIsFoundAndItsNeighboursArrive(t *testi
 			envs[200].Payload = incompressible(limit)
 			_, err := r.store.Enqueue(t.Context(), reliable.EnqueueRequest{}, envs...)
 			require.NoError(t, err)
-			r.eventuallySettled(time.Minute)
+			r.eventuallySettled()
 			assert.Equal(t, map[string]bool{"m-200": true}, r.withStatus(reliable.Failed))
 			assert.Contains(t, r.lastReason("m-200"), "MESSAGE_TOO_LARGE")
 			assert.NotZero(t, r.seen.outcome(reliable.Unknown), "the poison must have met neighbours in its batch")
@@ -278,10 +278,10 @@ func TestKafkaOrder_ofEachKeyHoldsThroughARestartOfTheBroker(t *testing.T) {
 				})
 			}
 			acked := func() int { return rigs[0].seen.outcome(reliable.Acked) + rigs[1].seen.outcome(reliable.Acked) }
-			require.Eventually(t, func() bool { return acked() > 2*keys }, time.Minute, time.Millisecond)
+			require.Eventually(t, func() bool { return acked() > 2*keys }, patience, time.Millisecond)
 			kafkaKilled(kafka, nil)
 			senders.Wait()
-			watcher.eventuallySettled(time.Minute)
+			watcher.eventuallySettled()
 			ids := fromKafka(t, kafka.Brokers(), topic, partitions)
 			assertOrder(t, ids, keys, perKey)
 			t.Logf("%d messages, %d deliveries", keys*perKey, len(ids))

@@ -117,7 +117,7 @@ func (s *natsServer) stream(config jetstream.StreamConfig) {
 	s.t.Helper()
 	broker := toNATS(s.url)(s.t).(*natsbroker.Broker)
 	defer func() { assert.NoError(s.t, broker.Close()) }()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	require.NoError(s.t, broker.EnsureStream(ctx, config))
 }
@@ -130,7 +130,7 @@ func (s *natsServer) stored(stream string) (ids []string) {
 	defer nc.Close()
 	js, err := jetstream.New(nc)
 	require.NoError(s.t, err)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	source, err := js.Stream(ctx, stream)
 	require.NoError(s.t, err)
@@ -149,11 +149,12 @@ func (s *natsServer) stored(stream string) (ids []string) {
 }
 
 // toNATS makes connections to a server.
-func toNATS(serverURL string) func(testing.TB) connection {
+func toNATS(serverURL string, options ...natsbroker.Option) func(testing.TB) connection {
 	return func(t testing.TB) connection {
 		t.Helper()
-		broker, err := natsbroker.New(natsbroker.Config{URL: serverURL},
-			natsbroker.WithLogger(quiet(t)), natsbroker.WithConfirmTimeout(2*time.Second))
+		broker, err := natsbroker.New(natsbroker.Config{URL: serverURL}, append([]natsbroker.Option{
+			natsbroker.WithLogger(quiet(t)), natsbroker.WithConfirmTimeout(2 * time.Second),
+		}, options...)...)
 		require.NoError(t, err)
 		return broker
 	}
@@ -219,15 +220,15 @@ func TestNATSRefusal_aMissingStreamHoldsUpNoOtherAndEndsOnceItIsThere(t *testing
 	t.Parallel()
 	server := startNATS(t)
 	server.stream(jetstream.StreamConfig{Name: queue, Subjects: []string{queue}})
-	r := newRig(t, rigConfig{database: mariaDB(t), connect: toNATS(server.url), outbox: endless})
+	r := newRig(t, rigConfig{database: mariaDB(t), connect: toNATS(server.url, natsbroker.WithConfirmTimeout(unhurried)), outbox: leisurely})
 	refused := publishAll(t, r, refusedTopic, "refused", 1000)
 	healthy := publishAll(t, r, queue, "healthy", 1000)
-	require.Eventually(t, func() bool { return r.hasAll(reliable.Confirmed, healthy) }, 30*time.Second, 50*time.Millisecond)
-	require.Eventually(t, func() bool { return r.seen.outcome(reliable.Returned) > 4 }, time.Minute, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return r.hasAll(reliable.Confirmed, healthy) }, patience, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return r.seen.outcome(reliable.Returned) > 4 }, patience, 50*time.Millisecond)
 	assert.Zero(t, r.count(reliable.Confirmed, refused))
 
 	server.stream(jetstream.StreamConfig{Name: "late", Subjects: []string{refusedTopic}})
-	r.eventuallySettled(time.Minute)
+	r.eventuallySettled()
 	assert.True(t, r.hasAll(reliable.Confirmed, refused))
 	assert.Zero(t, r.seen.outcome(reliable.Unknown), "nothing was out of reach")
 	assert.Len(t, server.stored("late"), len(refused), "each arrives once")
@@ -247,7 +248,7 @@ func TestNATSRefusal_ofAMissingStreamFailsItsMessagesOnlyAfterTheBudget(t *testi
 			first = looked
 		}
 		return failed == len(refused)
-	}, time.Minute, 20*time.Millisecond)
+	}, patience, 20*time.Millisecond)
 	assert.GreaterOrEqual(t, first.Sub(stored), budget, "nothing may fail before the budget is used up")
 }
 
@@ -259,7 +260,7 @@ func TestNATSPoison_aMessageThatIsTooLargeForItsStreamIsFoundAndItsNeighboursArr
 			const limit = 64 << 10 // of the stream; the server, and so the adapter, believes in more
 			server := startNATS(t)
 			server.stream(jetstream.StreamConfig{Name: queue, Subjects: []string{queue}, MaxMsgSize: limit})
-			r := newRig(t, rigConfig{database: makeDatabase(t), connect: toNATS(server.url), outbox: endless})
+			r := newRig(t, rigConfig{database: makeDatabase(t), connect: toNATS(server.url, natsbroker.WithConfirmTimeout(unhurried)), outbox: leisurely})
 			envs := make([]reliable.Envelope, 400)
 			for i := range envs {
 				envs[i] = reliable.Envelope{ID: reliable.ID(fmt.Sprintf("m-%d", i)), Topic: queue, Payload: []byte("x")}
@@ -267,7 +268,7 @@ func TestNATSPoison_aMessageThatIsTooLargeForItsStreamIsFoundAndItsNeighboursArr
 			envs[200].Payload = make([]byte, limit)
 			_, err := r.store.Enqueue(t.Context(), reliable.EnqueueRequest{}, envs...)
 			require.NoError(t, err)
-			r.eventuallySettled(time.Minute)
+			r.eventuallySettled()
 			assert.Equal(t, map[string]bool{"m-200": true}, r.withStatus(reliable.Failed))
 			assert.Contains(t, r.lastReason("m-200"), "maximum")
 			assert.Len(t, server.stored(queue), 399, "its neighbours arrive once each")
@@ -302,10 +303,10 @@ func TestNATSOrder_ofEachKeyHoldsThroughARestartOfTheBroker(t *testing.T) {
 				})
 			}
 			acked := func() int { return rigs[0].seen.outcome(reliable.Acked) + rigs[1].seen.outcome(reliable.Acked) }
-			require.Eventually(t, func() bool { return acked() > 2*keys }, time.Minute, time.Millisecond)
+			require.Eventually(t, func() bool { return acked() > 2*keys }, patience, time.Millisecond)
 			natsKilled(server, nil)
 			senders.Wait()
-			watcher.eventuallySettled(time.Minute)
+			watcher.eventuallySettled()
 			ids := server.stored(queue)
 			assertOrder(t, ids, keys, perKey)
 			t.Logf("%d messages, %d deliveries", keys*perKey, len(ids))

@@ -97,12 +97,16 @@ func TestOrder_ofEachKeyHoldsThroughFailuresAndRestartsOfTwoRelays(t *testing.T)
 				proxy.CutAll()
 				proxy.Stall(faultproxy.Upstream, false)
 			}
-			require.Eventually(t, func() bool { return handed() > keys }, time.Minute, time.Millisecond)
-			proxy.Stall(faultproxy.Upstream, true)
-			before := handed()
-			require.Eventually(t, func() bool { return handed() > before }, time.Minute, time.Millisecond,
-				"something must be on its way when the line is cut")
-			cut()
+			unknown := func() int { return rigs[0].seen.outcome(reliable.Unknown) + rigs[1].seen.outcome(reliable.Unknown) }
+			require.Eventually(t, func() bool { return handed() > keys }, patience, time.Millisecond)
+			require.Eventually(t, func() bool {
+				proxy.Stall(faultproxy.Upstream, true)
+				for before, until := handed(), time.Now().Add(time.Second); handed() == before && time.Now().Before(until); {
+					time.Sleep(time.Millisecond)
+				}
+				cut()
+				return unknown() > 0
+			}, patience, 100*time.Millisecond, "something must be on its way when the line is cut")
 			c := startChild(t, job{Database: d, AMQPURL: through, Stand: nowhere, Lease: crashLease})
 			c.await("placed")
 			proxy.Stall(faultproxy.Upstream, true)
@@ -110,8 +114,7 @@ func TestOrder_ofEachKeyHoldsThroughFailuresAndRestartsOfTwoRelays(t *testing.T)
 			cut()
 			c.kill() // with the heads of some keys, perhaps
 			senders.Wait()
-			watcher.eventuallySettled(time.Minute)
-			assert.NotZero(t, rigs[0].seen.outcome(reliable.Unknown)+rigs[1].seen.outcome(reliable.Unknown), "the cuts must have met messages in flight")
+			watcher.eventuallySettled()
 			assertOrder(t, received(t, amqpURL, queue), keys, perKey)
 		})
 	}
@@ -140,7 +143,7 @@ func TestOrder_aKeyThatFailsHoldsUpItselfOnly(t *testing.T) {
 				require.NoError(t, err)
 			}
 			require.NoError(t, r.outbox.Wake(t.Context()))
-			r.eventuallySettledBut(30*time.Second, perKey-4)
+			r.eventuallySettledBut(perKey - 4)
 			assert.Equal(t, map[string]bool{"k00-0003": true}, r.withStatus(reliable.Failed))
 			pending := r.withStatus(reliable.Pending)
 			assert.Len(t, pending, perKey-4, "what follows the failed one waits for a decision")

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	wamqp "github.com/ThreeDotsLabs/watermill-amqp/v2/pkg/amqp"
 	"github.com/stretchr/testify/assert"
@@ -72,10 +71,10 @@ func TestPoison_amongMessagesOnTheirWayIsFoundAndItsNeighboursArrive(t *testing.
 				_, err := r.store.Enqueue(t.Context(), reliable.EnqueueRequest{}, envs...)
 				require.NoError(t, err)
 				if p.ownFault {
-					r.eventuallySettled(time.Minute)
+					r.eventuallySettled()
 					assert.Equal(t, map[string]bool{"m-200": true}, r.withStatus(reliable.Failed))
 				} else {
-					r.eventuallySettledBut(time.Minute, 1)
+					r.eventuallySettledBut(1)
 					assert.Equal(t, map[string]bool{"m-200": true}, r.withStatus(reliable.Pending))
 				}
 				assert.NotEmpty(t, r.lastReason("m-200"))
@@ -83,9 +82,7 @@ func TestPoison_amongMessagesOnTheirWayIsFoundAndItsNeighboursArrive(t *testing.
 
 				receipts := consume(t, amqpURL, queue)
 				assert.Len(t, receipts, 399)
-				for id, n := range receipts {
-					assert.LessOrEqual(t, n, 3, "copies of %s", id)
-				}
+				r.assertCopies(receipts, 3)
 			})
 		}
 	}

@@ -81,7 +81,7 @@ func awaitSetting(t testing.TB, url, name, value string) {
 		var now string
 		err = conn.QueryRow(t.Context(), "SHOW "+name).Scan(&now)
 		return err == nil && now == value
-	}, 30*time.Second, 10*time.Millisecond)
+	}, patience, 10*time.Millisecond)
 }
 
 // administer runs statements on a connection of its own.
@@ -90,7 +90,7 @@ func administer(t testing.TB, driver, dsn string, statements ...string) {
 	db, err := sql.Open(driver, dsn)
 	require.NoError(t, err)
 	defer func() { require.NoError(t, db.Close()) }()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	conn, err := db.Conn(ctx)
 	require.NoError(t, err)

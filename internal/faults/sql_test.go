@@ -65,7 +65,7 @@ func declareSQL(t testing.TB, d database, topics ...string) {
 	c, err := d.connectSQL()
 	require.NoError(t, err)
 	defer func() { require.NoError(t, c.Close()) }()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	require.NoError(t, c.Declare(ctx, topics...))
 }
@@ -188,7 +188,7 @@ func TestSQLHandOver_aDatabaseThatIsKilledOrCutLosesNothingAndDuplicatesNothing(
 				},
 				"paused": func(*faultproxy.Proxy) {
 					server.Pause()
-					time.Sleep(7 * time.Second) // beyond the confirm timeout, and the lease
+					time.Sleep(crashLease + 2*time.Second) // beyond the confirm timeout, and the lease
 					server.Resume()
 				},
 				"cut at COMMIT": func(proxy *faultproxy.Proxy) {
@@ -205,20 +205,16 @@ func TestSQLHandOver_aDatabaseThatIsKilledOrCutLosesNothingAndDuplicatesNothing(
 					proxy := faultproxy.New(t, server.Addr())
 					behind := server.via(proxy.Addr())
 					var down atomic.Bool
-					r := newRig(t, rigConfig{database: behind, connect: toSQL(behind, sqlbroker.WithConfirmTimeout(time.Second)), outbox: shortLease})
+					r := newRig(t, rigConfig{database: behind, connect: toSQL(behind, sqlbroker.WithConfirmTimeout(childConfirm)), outbox: shortLease})
 					r.createOrders()
 					stop := r.load(4, 20*time.Millisecond, down.Load)
-					require.Eventually(t, func() bool { return r.seen.outcome(reliable.Acked) > 200 }, time.Minute, 10*time.Millisecond)
+					require.Eventually(t, func() bool { return r.seen.outcome(reliable.Acked) > 200 }, patience, 10*time.Millisecond)
 					down.Store(true)
 					breakIt(proxy)
-					require.Eventually(t, func() bool {
-						ctx, cancel := context.WithTimeout(context.Background(), callTime)
-						defer cancel()
-						return r.place(ctx, fmt.Sprint("healed-", time.Now().UnixNano())) == nil
-					}, 30*time.Second, 100*time.Millisecond)
+					r.awaitPlace()
 					down.Store(false)
 					stop()
-					r.eventuallySettled(time.Minute)
+					r.eventuallySettled()
 					assert.Empty(t, r.withStatus(reliable.Failed), "an outage must fail nothing")
 					receipts := receiptsOf(fromSQL(t, server.database, queue))
 					for id, n := range receipts {
@@ -257,13 +253,13 @@ func TestSQLRefusal_aMissingTableHoldsUpNoOtherAndEndsOnceItIsDeclared(t *testin
 				r := newRig(t, rigConfig{database: outbox, connect: toSQL(d), outbox: endless})
 				refused := publishAll(t, r, refusedTopic, "refused", 1000)
 				healthy := publishAll(t, r, queue, "healthy", 1000)
-				require.Eventually(t, func() bool { return r.hasAll(reliable.Confirmed, healthy) }, 30*time.Second, 50*time.Millisecond)
-				require.Eventually(t, func() bool { return r.seen.outcome(reliable.Returned) > 4 }, time.Minute, 50*time.Millisecond)
+				require.Eventually(t, func() bool { return r.hasAll(reliable.Confirmed, healthy) }, patience, 50*time.Millisecond)
+				require.Eventually(t, func() bool { return r.seen.outcome(reliable.Returned) > 4 }, patience, 50*time.Millisecond)
 				assert.Zero(t, r.count(reliable.Confirmed, refused))
 				assert.Empty(t, r.withStatus(reliable.Failed))
 
 				declareSQL(t, d, refusedTopic)
-				r.eventuallySettled(time.Minute)
+				r.eventuallySettled()
 				assert.True(t, r.hasAll(reliable.Confirmed, refused))
 				assert.Len(t, fromSQL(t, d, refusedTopic), len(refused))
 				assert.Len(t, fromSQL(t, d, queue), len(healthy), "the healthy ones arrive once each")
@@ -297,7 +293,7 @@ func TestSQLPoison_aRecordThatIsTooLargeIsFoundAndItsNeighboursArrive(t *testing
 			}
 			_, err := r.store.Enqueue(t.Context(), reliable.EnqueueRequest{}, envs...)
 			require.NoError(t, err)
-			r.eventuallySettled(time.Minute)
+			r.eventuallySettled()
 			assert.Equal(t, map[string]bool{string(poison): true}, r.withStatus(reliable.Failed))
 			assert.Contains(t, r.lastReason(poison), "does not fit into table")
 			assert.Len(t, receiptsOf(fromSQL(t, d, queue)), 399)

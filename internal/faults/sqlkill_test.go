@@ -16,7 +16,7 @@ import (
 	"github.com/waybillmq/waybill/strategies/tagging"
 )
 
-// shortLease is for a broker whose confirm timeout is a second.
+// shortLease is for a broker whose confirm timeout is childConfirm.
 var shortLease = []tagging.Option{tagging.WithLease(crashLease), tagging.WithPollInterval(100 * time.Millisecond)}
 
 // kills is how many processes are killed, each one message of the database's protocol further on than the last.
@@ -60,7 +60,7 @@ func killAtEveryStep(t *testing.T, d database, mode string) (duplicates, orders 
 		options = append(options, sqlbroker.WithoutHandOver())
 	}
 	// The tables are there before the first child says anything.
-	first := newRig(t, rigConfig{database: d, connect: toSQL(d, append(options, sqlbroker.WithConfirmTimeout(time.Second))...), outbox: shortLease})
+	first := newRig(t, rigConfig{database: d, connect: toSQL(d, append(options, sqlbroker.WithConfirmTimeout(childConfirm))...), outbox: shortLease})
 	first.createOrders()
 	require.NoError(t, first.stop())
 
@@ -96,8 +96,8 @@ func killAtEveryStep(t *testing.T, d database, mode string) (duplicates, orders 
 		proxy.OnClientBytes(nil)
 	}
 
-	r := newRig(t, rigConfig{database: d, connect: toSQL(d, append(options, sqlbroker.WithConfirmTimeout(time.Second))...), outbox: shortLease})
-	r.eventuallySettled(time.Minute)
+	r := newRig(t, rigConfig{database: d, connect: toSQL(d, append(options, sqlbroker.WithConfirmTimeout(childConfirm))...), outbox: shortLease})
+	r.eventuallySettled()
 	placed := r.orders()
 	receipts := receiptsOf(fromSQL(t, d, queue))
 	for id, copies := range receipts {

@@ -67,7 +67,7 @@ func TestStoreFault_everyWayOfSendingFailsInTimeAndTakesTheBusinessBack(t *testi
 			for _, fault := range storeFaults {
 				r.tryToSend(t, d, proxy, fault, audit)
 			}
-			r.eventuallySettled(30 * time.Second)
+			r.eventuallySettled()
 
 			stored, orders := r.withStatus(reliable.Confirmed), r.orders()
 			for id, err := range audit {
@@ -132,7 +132,7 @@ func (r *rig) tryToSend(t *testing.T, d *privateDatabase, proxy *faultproxy.Prox
 		audit[healed] = err
 		// The server may have committed what it could not say.
 		return err == nil || errors.Is(err, reliable.ErrUnknown)
-	}, 30*time.Second, 100*time.Millisecond, "it must work again by itself")
+	}, patience, 100*time.Millisecond, "it must work again by itself")
 }
 
 // openOrder begins a transaction of its own and writes an order in it.

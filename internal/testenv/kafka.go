@@ -18,7 +18,7 @@ const (
 	kafkaDefault  = "127.0.0.1:15730"
 
 	// kafkaAnswer bounds one request, which the broker may not be able to serve yet.
-	kafkaAnswer = 5 * time.Second
+	kafkaAnswer = 15 * time.Second
 )
 
 // KafkaPlace is a test's own part of the test broker: all topics and consumer groups whose names begin with its Prefix.

@@ -23,7 +23,7 @@ import (
 )
 
 // patience bounds every wait for a server. It is long because the machine may be busy, not because servers are slow.
-const patience = 30 * time.Second
+const patience = 2 * time.Minute
 
 // setting returns the environment variable name, or what make services-up provides.
 func setting(name, fallback string) string {

@@ -19,7 +19,7 @@ import (
 )
 
 // ctlTimeout bounds one call of rabbitmqctl, which starts a virtual machine of its own each time.
-const ctlTimeout = time.Minute
+const ctlTimeout = 4 * time.Minute
 
 // RabbitMQ is a RabbitMQ broker of the test's own, without plugins.
 type RabbitMQ struct {
@@ -48,7 +48,7 @@ log.file = false
 	r.command = func() *exec.Cmd { return r.script("rabbitmq-server") }
 	r.stopSignal = syscall.SIGTERM
 	r.answers = func(context.Context) error {
-		conn, err := amqp.DialConfig(r.URL(), amqp.Config{Dial: amqp.DefaultDial(5 * time.Second)})
+		conn, err := amqp.DialConfig(r.URL(), amqp.Config{Dial: amqp.DefaultDial(20 * time.Second)})
 		if err != nil {
 			return err
 		}

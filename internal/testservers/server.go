@@ -17,10 +17,14 @@ import (
 
 const (
 	// patience bounds a start and a clean stop. It is long because the machine may be busy.
-	patience = 2 * time.Minute
+	patience = 6 * time.Minute
 	// lookAgain is the time between two looks at something that gives no signal.
 	lookAgain = 20 * time.Millisecond
 )
+
+// starting holds a token for each server of this process that is starting: more of them at a time take a small machine longer
+// than one after the other.
+var starting = make(chan struct{}, 2)
 
 // login is the account and the password on every server. It guards nothing.
 const login = "waybill"
@@ -87,6 +91,8 @@ func (s *Server) Start() {
 	defer log.Close()
 	cmd := s.command()
 	cmd.Stdout, cmd.Stderr = log, log
+	starting <- struct{}{}
+	defer func() { <-starting }()
 	if s.running, err = spawn(cmd, s.account); err != nil {
 		s.t.Fatalf("testservers: start %s: %v", s.name, err)
 	}

@@ -27,7 +27,7 @@ import (
 )
 
 const (
-	patience = time.Minute            // for what must happen
+	patience = 3 * time.Minute        // for what must happen
 	glance   = 300 * time.Millisecond // for what must not
 )
 

@@ -72,7 +72,7 @@ type Harness struct {
 	// Watermill returns a Watermill publisher of the adapter; the suite closes it.
 	Watermill func(t T) message.Publisher
 
-	// Patience is how long the suite waits for something that must happen. Default 1 min.
+	// Patience is how long the suite waits for something that must happen. Default 90 s.
 	Patience time.Duration
 	// Volume is how many attempts the largest check makes. Default 20,000; less for brokers that need more than some
 	// seconds for that.

@@ -11,11 +11,11 @@ import (
 )
 
 const (
-	defaultPatience = time.Minute
+	defaultPatience = 90 * time.Second
 	defaultVolume   = 20_000
 
 	// promptness is how far past the end of its context, or past Close, a call may return on a loaded machine.
-	promptness = 5 * time.Second
+	promptness = 15 * time.Second
 )
 
 // Check is one property, with the name that a test of it has.

@@ -89,7 +89,7 @@ func TestRun_passesASoundStoreThroughAWrapper(t *testing.T) { storetest.Run(t, h
 func TestRun_passesASoundStoreOnARealClock(t *testing.T) {
 	h := harness(nil)
 	h.Bubble = nil
-	h.Lease = 400 * time.Millisecond
+	h.Lease = 2 * time.Second
 	storetest.Run(t, h)
 }
 

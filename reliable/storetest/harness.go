@@ -99,7 +99,7 @@ type Harness struct {
 	// OneWriter says that an open transaction keeps every other writer out, as SQLite does: the checks for what several
 	// open transactions do to each other are left out.
 	OneWriter bool
-	// Lease is the lease that checks wait for to run out; the default is 1 s. The suite's duration follows it: some forty
+	// Lease is the lease that checks wait for to run out; the default is 3 s. The suite's duration follows it: some forty
 	// checks wait for one to four of them. Too small, and what must not happen yet happens before it was asked for: it must
 	// be well above what a few statements take on a loaded machine.
 	Lease time.Duration
@@ -128,7 +128,7 @@ func (h Harness) withDefaults() Harness {
 		h.Reopen = func(_ testing.TB, store reliable.Store) reliable.Store { return store }
 	}
 	if h.Lease <= 0 {
-		h.Lease = time.Second
+		h.Lease = 3 * time.Second
 	}
 	if h.Sleep == nil {
 		h.Sleep = time.Sleep

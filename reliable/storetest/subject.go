@@ -18,9 +18,9 @@ const (
 	// long is a lease or delay that does not end while a check runs.
 	long = 10 * time.Minute
 	// patience is how long what must happen may take.
-	patience = 20 * time.Second
+	patience = 90 * time.Second
 	// hanging is how long a check may take in all.
-	hanging = 2 * time.Minute
+	hanging = 5 * time.Minute
 	// grain is the rounding that a store's clock may have, at most.
 	grain = 20 * time.Millisecond
 	topic = "orders"

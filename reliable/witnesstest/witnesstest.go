@@ -52,10 +52,10 @@ type Business struct {
 
 // quick is how long an answer may take while the transaction is open: that it did not wait for it. It is long because the
 // machine may be busy.
-const quick = 10 * time.Second
+const quick = 20 * time.Second
 
 // patience is how long a server may take to notice that a connection was ended.
-const patience = 30 * time.Second
+const patience = 90 * time.Second
 
 // Run runs every check as a test of its own.
 func Run(t *testing.T, h Harness) {
