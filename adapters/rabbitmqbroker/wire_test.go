@@ -3,6 +3,7 @@ package rabbitmqbroker
 import (
 	"io"
 	"net"
+	"syscall"
 	"testing"
 	"time"
 
@@ -108,4 +109,15 @@ func TestWire_aSocketThatFailedIsLeftToTheReader(t *testing.T) {
 	require.Error(t, err)
 	require.NoError(t, w.Close())
 	<-w.gone
+}
+
+func TestWire_abortThrowsAwayWhatIsOnItsWay(t *testing.T) {
+	for range 200 {
+		ours, peer := tcpPair(t)
+		w := newWire(ours)
+		w.abort()
+		_, err := peer.Read(make([]byte, 1))
+		require.ErrorIs(t, err, syscall.ECONNRESET, "an end in good order sends the rest first")
+		<-w.gone
+	}
 }

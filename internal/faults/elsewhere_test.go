@@ -57,7 +57,7 @@ func (a *apart) withheld() map[string]bool { return a.column("SELECT id FROM way
 func (a *apart) audit() (orders map[string]bool) {
 	a.t.Helper()
 	require.Eventually(a.t, func() bool { return len(a.withheld()) == 0 }, time.Minute, 100*time.Millisecond, "all is decided by itself")
-	a.eventuallySettled(time.Minute)
+	a.eventuallySettled()
 	receipts := consume(a.t, a.amqpURL, queue)
 	orders = a.orders.orders()
 	lost, phantom := 0, 0
