@@ -24,6 +24,10 @@ run-rabbitmq: services-up ## Run the example on RabbitMQ and a database server
 run-matrix: services-up ## Run one binary over every combination of databases and brokers
 	go run ./examples/matrix/all
 
+.PHONY: run-delayedcheck
+run-delayedcheck: ## Run the example that keeps no message row, with processes that are killed; needs nothing installed
+	go run ./examples/delayedcheck
+
 .PHONY: run-compensation
 run-compensation: ## Run the example of what becomes of messages that cannot be sent; needs nothing installed
 	go run ./examples/compensation

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+)
+
+// direct plays the scenario: it starts the processes, kills them, and compares what came of it. patience is how long it
+// waits, once all orders are placed, for the last of them to be shipped and every check to be answered.
+func direct(ctx context.Context, orders int, patience time.Duration, out io.Writer) (result Result, err error) {
+	if orders < 10 {
+		return Result{}, fmt.Errorf("%d orders are too few: take at least 10", orders)
+	}
+	dir, err := os.MkdirTemp("", "waybill-delayedcheck-")
+	if err != nil {
+		return Result{}, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	s, err := newStage(dir, orders)
+	if err != nil {
+		return Result{}, err
+	}
+	d := &director{stage: s, out: out, begun: time.Now(), running: make(map[string]*process)}
+	defer func() { err = errors.Join(err, d.killAll()) }()
+	if err := d.play(ctx); err != nil {
+		return Result{}, err
+	}
+	audit, err := openAudit(ctx, s)
+	if err != nil {
+		return Result{}, err
+	}
+	defer func() { err = errors.Join(err, audit.close()) }()
+	result, err = audit.awaitQuiet(ctx, patience)
+	if err != nil {
+		return Result{}, err
+	}
+	fmt.Fprintln(out)
+	fmt.Fprintln(out, result)
+	return result, nil
+}
+
+type director struct {
+	stage   stage
+	out     io.Writer
+	begun   time.Time
+	running map[string]*process
+}
+
+func (d *director) say(format string, args ...any) {
+	fmt.Fprintf(d.out, "%5.1f s  %s\n", time.Since(d.begun).Seconds(), fmt.Sprintf(format, args...))
+}
+
+func (d *director) start(ctx context.Context, s stage, role string) error {
+	p, err := start(ctx, s, role)
+	if err != nil {
+		return err
+	}
+	d.running[role] = p
+	d.say("%s runs as process %d", role, p.cmd.Process.Pid)
+	return nil
+}
+
+func (d *director) kill(role string) error {
+	p := d.running[role]
+	delete(d.running, role)
+	return p.kill(nil)
+}
+
+func (d *director) killAll() (err error) {
+	for role := range d.running {
+		err = errors.Join(err, d.kill(role))
+	}
+	return err
+}
+
+func (d *director) play(ctx context.Context) error {
+	held := d.stage
+	held.HoldAt = d.stage.Orders / 3
+	for _, role := range []string{"broker", "shipping", "callback"} {
+		if err := d.start(ctx, d.stage, role); err != nil {
+			return err
+		}
+	}
+	if err := d.start(ctx, held, "shop"); err != nil {
+		return err
+	}
+
+	if err := d.running["shop"].await(ctx, "holding"); err != nil {
+		return err
+	}
+	d.say("kill -9 shop: %s is committed, its message not sent", orderID(held.HoldAt))
+	if err := d.kill("shop"); err != nil {
+		return err
+	}
+	if err := d.start(ctx, d.stage, "shop"); err != nil {
+		return err
+	}
+
+	if err := d.running["shop"].await(ctx, "placed"); err != nil {
+		return err
+	}
+	for _, role := range []string{"shipping", "callback"} {
+		d.say("kill -9 %s", role)
+		if err := d.kill(role); err != nil {
+			return err
+		}
+		if err := d.start(ctx, d.stage, role); err != nil {
+			return err
+		}
+	}
+	if err := d.restartBroker(ctx); err != nil {
+		return err
+	}
+	if err := d.running["shop"].await(ctx, "placed all"); err != nil {
+		return err
+	}
+	d.say("all orders are placed; checks come due %v after each", checkDelay)
+	return nil
+}
+
+func (d *director) restartBroker(ctx context.Context) error {
+	d.say("stopping the broker; orders are tried again until their checks are durable")
+	p := d.running["broker"]
+	delete(d.running, "broker")
+	if err := p.end(); err != nil {
+		return err
+	}
+	select {
+	case <-time.After(time.Second): // an outage that everybody notices
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return d.start(ctx, d.stage, "broker")
+}

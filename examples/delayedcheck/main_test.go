@@ -1,0 +1,63 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"context"
+)
+
+// TestMain is also what the processes of the example run as.
+func TestMain(m *testing.M) {
+	if role := os.Getenv(roleVariable); role != "" {
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+		err := run(ctx, role, nil, os.Stdout)
+		stop()
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+func TestExample_losesNothingWhenEverybodyIsKilled(t *testing.T) {
+	var out bytes.Buffer
+	result, err := direct(t.Context(), 200, 5*time.Minute, &out)
+	require.NoError(t, err, out.String())
+	require.NoError(t, result.Err(), out.String())
+	assert.Equal(t, 200, result.Orders)
+	assert.Equal(t, 200, result.Delivered)
+	assert.GreaterOrEqual(t, result.Checks, 200)
+	assert.Contains(t, out.String(), fmt.Sprintf("orders=200 confirmed=200 failed=0 pending=0 delivered=200 duplicates=%d lost=0 checks=%d resends=%d",
+		result.Duplicates, result.Checks, result.Resends))
+}
+
+func TestResult_isAnErrorWhenAPromiseIsBroken(t *testing.T) {
+	kept := Result{Orders: 10, Confirmed: 10, Delivered: 10, Checks: 10, Resends: 1}
+	require.NoError(t, kept.Err())
+	for name, breakIt := range map[string]func(*Result){
+		"not delivered":   func(r *Result) { r.Lost = 1 },
+		"never committed": func(r *Result) { r.Phantoms = 1 },
+		"given up":        func(r *Result) { r.Failed = 1 },
+		"still pending":   func(r *Result) { r.Pending = 1 },
+		"not confirmed":   func(r *Result) { r.Confirmed = 9 },
+		"not answered":    func(r *Result) { r.unchecked = 1 },
+		"sent again":      func(r *Result) { r.Resends = 0 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			broken := kept
+			breakIt(&broken)
+			assert.Error(t, broken.Err())
+		})
+	}
+}
