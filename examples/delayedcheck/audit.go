@@ -161,8 +161,8 @@ func (a *audit) countLedger(ctx context.Context, all []reliable.ID, r *Result) e
 		return err
 	}
 	for _, topic := range topics {
-		r.Failed += int(topic.Failed)
-		r.Pending += int(topic.Pending)
+		r.Failed += topic.Failed
+		r.Pending += topic.Pending
 	}
 	return nil
 }

@@ -20,7 +20,7 @@ func direct(ctx context.Context, orders int, patience time.Duration, out io.Writ
 		return Result{}, err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	s, err := newStage(dir, orders)
+	s, err := newStage(ctx, dir, orders)
 	if err != nil {
 		return Result{}, err
 	}

@@ -98,6 +98,6 @@ func (p *process) end() error {
 }
 
 func (p *process) drain() {
-	for range p.said { //nolint:revive // until it is closed
+	for range p.said { // until it is closed
 	}
 }

@@ -35,28 +35,29 @@ const stageVariable = "WAYBILL_EXAMPLE_STAGE"
 // stage is what the processes know of each other.
 type stage struct {
 	Dir        string `json:"dir"`
-	BrokerPort int    `json:"brokerPort"`
-	ShopPort   int    `json:"shopPort"`
+	BrokerPort int    `json:"broker_port"`
+	ShopPort   int    `json:"shop_port"`
 	Key        string `json:"key"`
 	Orders     int    `json:"orders"`
 	// HoldAt is the order whose message the shop does not send: it says so and waits for its end.
-	HoldAt int `json:"holdAt,omitempty"`
+	HoldAt int `json:"hold_at,omitempty"`
 }
 
-func newStage(dir string, orders int) (stage, error) {
+func newStage(ctx context.Context, dir string, orders int) (stage, error) {
 	secret := make([]byte, 32)
 	rand.Read(secret)
 	s := stage{Dir: dir, Key: "example:" + hex.EncodeToString(secret), Orders: orders}
 	var err error
-	if s.BrokerPort, err = freePort(); err != nil {
+	if s.BrokerPort, err = freePort(ctx); err != nil {
 		return s, err
 	}
-	s.ShopPort, err = freePort()
+	s.ShopPort, err = freePort(ctx)
 	return s, err
 }
 
-func freePort() (int, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+func freePort(ctx context.Context) (int, error) {
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return 0, err
 	}
