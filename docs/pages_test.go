@@ -97,6 +97,21 @@ func TestGuides_everyOptionIsListed(t *testing.T) {
 	}
 }
 
+func TestCallback_everyOptionIsListed(t *testing.T) {
+	guide := read(t, "callback.md")
+	files, err := filepath.Glob("../strategies/delayedcheck/service*.go")
+	require.NoError(t, err)
+	options := 0
+	for _, file := range files {
+		for _, option := range regexp.MustCompile(`(?m)^func ([A-Z]\w*)\(.*\) ServiceOption `).FindAllStringSubmatch(read(t, file), -1) {
+			options++
+			assert.True(t, strings.Contains(guide, "\n| `"+option[1]+"`") || strings.Contains(guide, ", `"+option[1]+"`"),
+				"the guide of the callback service does not know the option %s", option[1])
+		}
+	}
+	assert.Greater(t, options, 15)
+}
+
 func TestOperations_everyHookIsKnown(t *testing.T) {
 	operations := read(t, "operations.md")
 	code := read(t, "../strategies/tagging/options.go")

@@ -18,6 +18,7 @@ import (
 // relaying is the flags of what relays.
 type relaying struct {
 	app *app
+	logging
 
 	lease, retention, drain time.Duration
 	window                  int
@@ -26,7 +27,6 @@ type relaying struct {
 	keysGoOn                bool
 	worker                  string
 	declare                 []string
-	logLevel, logFormat     string
 }
 
 func (r *relaying) add(cmd *cobra.Command) {
@@ -41,10 +41,7 @@ func (r *relaying) add(cmd *cobra.Command) {
 	flags.DurationVar(&r.drain, "drain-timeout", 30*time.Second, "how long finishing may take at the end")
 	flags.StringVar(&r.worker, "worker", "", "this process's name in leases and histories; default made of host and process ID")
 	flags.StringSliceVar(&r.declare, "declare", nil, "topics to make on the broker first, if they are not there")
-	flags.StringVar(&r.logLevel, "log-level", "info", "what is logged: debug, info, warn or error")
-	flags.StringVar(&r.logFormat, "log-format", "text", "how it is logged: text or json")
-	complete(cmd, "log-level", func(*cobra.Command) []string { return []string{"debug", "info", "warn", "error"} })
-	complete(cmd, "log-format", func(*cobra.Command) []string { return []string{"text", "json"} })
+	r.logging.add(cmd)
 }
 
 const sameRules = `
@@ -54,24 +51,6 @@ tables: whichever relay has a message decides by its own. Failed messages wait: 
 compensation handler is code, and runs in your own processes. Nothing is deleted
 unless --retention is given, as a row remembers its ID and you may rely on that.
 Logs go to standard error and never hold a payload or metadata.`
-
-func (r *relaying) logger() (*slog.Logger, error) {
-	options := &slog.HandlerOptions{}
-	level, known := map[string]slog.Level{
-		"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError,
-	}[r.logLevel]
-	if !known {
-		return nil, usagef("--log-level is %q, must be debug, info, warn or error", r.logLevel)
-	}
-	options.Level = level
-	switch r.logFormat {
-	case "text":
-		return slog.New(slog.NewTextHandler(r.app.err, options)), nil
-	case "json":
-		return slog.New(slog.NewJSONHandler(r.app.err, options)), nil
-	}
-	return nil, usagef("--log-format is %q, must be text or json", r.logFormat)
-}
 
 func (r *relaying) options(logger *slog.Logger) []tagging.Option {
 	options := []tagging.Option{
@@ -93,7 +72,7 @@ func (r *relaying) options(logger *slog.Logger) []tagging.Option {
 
 // with opens both sides and calls fn with an outbox over them.
 func (r *relaying) with(ctx context.Context, hooks tagging.Hooks, fn func(outbox *tagging.Outbox, logger *slog.Logger) error) error {
-	logger, err := r.logger()
+	logger, err := r.logger(r.app.err)
 	if err != nil {
 		return err
 	}

@@ -17,7 +17,7 @@ import (
 // commands make the subcommands. Another one is a file beside these, with a function here.
 var commands = []func(*app) *cobra.Command{
 	newMigrate, newStatus, newList, newExplain, newRequeue, newCompensate, newDiscard, newRelay, newSweep, newPurge,
-	newReplay,
+	newReplay, newCallback,
 }
 
 // run is the program; it returns its exit code.
@@ -106,7 +106,7 @@ asked.`,
 
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.storeURL, "store", "", "URL of the store; default $"+storeVariable)
-	flags.StringVar(&a.brokerURL, "broker", "", "URL of the broker, for relay, sweep and replay; default $"+brokerVariable)
+	flags.StringVar(&a.brokerURL, "broker", "", "URL of the broker, for relay, sweep, replay and callback; default $"+brokerVariable)
 	flags.StringVarP(&a.format, "output", "o", formatTable, "how results are written: table or json")
 	flags.DurationVar(&a.timeout, "timeout", 30*time.Second, "how long connecting, and each call to the store, may take")
 	complete(root, "output", func(*cobra.Command) []string { return []string{formatTable, formatJSON} })

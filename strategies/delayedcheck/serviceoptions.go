@@ -56,7 +56,7 @@ func newServiceConfig(ledger reliable.Store, resender Resender, opts []ServiceOp
 	cfg := serviceConfig{
 		worker: serviceWorker(), logger: slog.Default(), resender: resender,
 		producers: make(map[string]Resender), handlers: make(map[string]FailedRequestHandler),
-		checkTopic: "waybill.checks", delay: 5 * time.Minute, maxRounds: 5,
+		checkTopic: DefaultCheckTopic, delay: 5 * time.Minute, maxRounds: 5,
 		resendRate: 100, resendBurst: 100, atOnce: 32, resendTimeout: 10 * time.Second,
 		refusals: 10, failingFor: 24 * time.Hour,
 		backoffBase: time.Second, backoffLimit: time.Minute, openBase: 5 * time.Second, openLimit: time.Minute,
@@ -144,7 +144,7 @@ func WithResender(name string, resender Resender) ServiceOption {
 }
 
 // WithNextCheck sets when a message that was sent again is asked about once more, and the topic to which that check is
-// scheduled, the one that [Service.Checks] handles; default 5 minutes and "waybill.checks". The delay must also be at
+// scheduled, the one that [Service.Checks] handles; default [DefaultCheckTopic] and 5 minutes. The delay must also be at
 // least that of the producers' own checks: retention of confirms is computed from it.
 func WithNextCheck(topic string, delay time.Duration) ServiceOption {
 	return func(c *serviceConfig) {

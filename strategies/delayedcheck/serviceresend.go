@@ -151,6 +151,9 @@ func (s *Service) resend(ctx context.Context, resender Resender, request *reliab
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return reliable.Unknown, fmt.Errorf("the service stopped before the producer had answered: %w", err)
+	case errors.Is(err, reliable.ErrInvalid):
+		s.counts.errors.Add(1)
+		return reliable.Rejected, fmt.Errorf("the producer can never be asked: %w", err)
 	case err != nil:
 		s.counts.errors.Add(1)
 		return reliable.Nacked, fmt.Errorf("the producer did not answer: %w", err)

@@ -1,0 +1,84 @@
+//go:build services
+
+package benchmarks
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/stretchr/testify/require"
+
+	"github.com/waybillmq/waybill/reliable"
+	"github.com/waybillmq/waybill/strategies/delayedcheck"
+)
+
+// BenchmarkCallback stores processed confirms and then answers the checks of the same messages, from 64 goroutines, each of
+// which has one message at a time, as a router's handlers have.
+func BenchmarkCallback(b *testing.B) {
+	const messages, goroutines = 20_000, 64
+	for _, d := range []database{mariaDB, postgres, sqlite} {
+		b.Run(d.name, func(b *testing.B) {
+			for b.Loop() {
+				_, ledger := d.open(b)
+				service, err := delayedcheck.NewService(ledger, nobody{}, nil)
+				require.NoError(b, err)
+				confirms, checks := make([]*message.Message, messages), make([]*message.Message, messages)
+				for i := range messages {
+					confirms[i], checks[i] = confirmAndCheck(b, reliable.ID(fmt.Sprintf("order-%06d", i)))
+				}
+				stored := perSecond(b, goroutines, confirms, service.Processed)
+				answered := perSecond(b, goroutines, checks, service.Checks)
+				require.Zero(b, service.Stats().Requests, "a check was answered that was not confirmed")
+				b.ReportMetric(stored, "confirms/s")
+				b.ReportMetric(answered, "checks/s")
+				report("callback-%s %.0f confirms stored a second, %.0f checks answered a second, %d goroutines", d.name, stored, answered, goroutines)
+			}
+		})
+	}
+}
+
+// nobody is asked for a resend.
+type nobody struct{}
+
+func (nobody) Resend(context.Context, delayedcheck.Check) (delayedcheck.Answer, error) {
+	return delayedcheck.Unknowable, nil
+}
+
+func confirmAndCheck(b *testing.B, id reliable.ID) (confirm, check *message.Message) {
+	b.Helper()
+	confirm, err := reliable.ProcessedMessage(reliable.Processed{ID: id, Group: "billing"})
+	require.NoError(b, err)
+	due := delayedcheck.Check{
+		Message: reliable.Envelope{ID: id, Topic: "orders", Payload: make([]byte, 256)}, Groups: []string{"billing"}, Producer: "shop", Round: 1,
+	}
+	env, err := due.Envelope(delayedcheck.DefaultCheckTopic)
+	require.NoError(b, err)
+	return confirm, env.Message()
+}
+
+// perSecond hands messages to a handler and returns how many it took a second.
+func perSecond(b *testing.B, goroutines int, messages []*message.Message, handle func(*message.Message) error) float64 {
+	b.Helper()
+	var next atomic.Int64
+	var failed atomic.Int64
+	var workers sync.WaitGroup
+	began := time.Now()
+	for range goroutines {
+		workers.Go(func() {
+			for i := next.Add(1) - 1; i < int64(len(messages)); i = next.Add(1) - 1 {
+				if handle(messages[i]) != nil {
+					failed.Add(1)
+				}
+			}
+		})
+	}
+	workers.Wait()
+	took := time.Since(began)
+	require.Zero(b, failed.Load(), "the ledger did not take everything")
+	return float64(len(messages)) / took.Seconds()
+}
