@@ -13,6 +13,7 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
 
+	"github.com/waybillmq/waybill/benchmarks/pairs"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/strategies/delayedcheck"
 )
@@ -36,7 +37,7 @@ func BenchmarkCallback(b *testing.B) {
 				require.Zero(b, service.Stats().Requests, "a check was answered that was not confirmed")
 				b.ReportMetric(stored, "confirms/s")
 				b.ReportMetric(answered, "checks/s")
-				report("callback-%s %.0f confirms stored a second, %.0f checks answered a second, %d goroutines", d.name, stored, answered, goroutines)
+				pairs.Report("callback-%s %.0f confirms stored a second, %.0f checks answered a second, %d goroutines", d.name, stored, answered, goroutines)
 			}
 		})
 	}
