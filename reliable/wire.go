@@ -84,12 +84,19 @@ func Travels(key string) bool {
 // metadata is not.
 func (e *Envelope) Message() *message.Message {
 	msg := message.NewMessage(string(e.ID), e.Payload)
-	maps.Copy(msg.Metadata, e.Metadata)
-	msg.Metadata[HeaderVersion] = WireVersion
-	if e.Key != "" {
-		msg.Metadata[HeaderKey] = e.Key
-	}
+	msg.Metadata = e.WireMetadata()
 	return msg
+}
+
+// WireMetadata returns a copy of the envelope's metadata with what the wire format adds: that of [Envelope.Message].
+func (e *Envelope) WireMetadata() map[string]string {
+	metadata := make(map[string]string, len(e.Metadata)+2)
+	maps.Copy(metadata, e.Metadata)
+	metadata[HeaderVersion] = WireVersion
+	if e.Key != "" {
+		metadata[HeaderKey] = e.Key
+	}
+	return metadata
 }
 
 // EnvelopeOf returns the envelope that sends msg to topic: the message's UUID is the ID, [HeaderKey] in its metadata

@@ -5,6 +5,7 @@ import (
 
 	"github.com/IBM/sarama"
 	wkafka "github.com/ThreeDotsLabs/watermill-kafka/v3/pkg/kafka"
+	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/waybillmq/waybill/reliable"
@@ -72,7 +73,8 @@ func fillDefault(record *kgo.Record, env *reliable.Envelope) error {
 }
 
 func (s *settings) fillMarshaled(record *kgo.Record, env *reliable.Envelope) error {
-	msg, err := s.marshaler.Marshal(env.Topic, env.Message())
+	// Not env.Message(): what nobody acks needs no channels.
+	msg, err := s.marshaler.Marshal(env.Topic, &message.Message{UUID: string(env.ID), Metadata: env.WireMetadata(), Payload: env.Payload})
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/ThreeDotsLabs/watermill/message"
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/waybillmq/waybill/reliable"
@@ -106,7 +107,8 @@ func refusal(a *reliable.Attempt, problem error) reliable.Confirm {
 
 // prepare makes of an attempt what goes over the wire, or says why that cannot be.
 func (b *Broker) prepare(a *reliable.Attempt, frameSize int) (*entry, error) {
-	msg, err := b.config.Marshaler.Marshal(a.Message())
+	// Not a.Message(): what nobody acks needs no channels.
+	msg, err := b.config.Marshaler.Marshal(&message.Message{UUID: string(a.ID), Metadata: a.WireMetadata(), Payload: a.Payload})
 	if err != nil {
 		return nil, fmt.Errorf("marshal: %w", err)
 	}

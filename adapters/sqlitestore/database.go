@@ -25,6 +25,7 @@ func dialect(prefix string) sqlstore.Dialect {
 		Classify:    classify,
 		Ended:       ended,
 		Explicit:    true,
+		Pieces:      true,
 		Savepoint:   "SAVEPOINT",
 		Release:     "RELEASE",
 		RollbackTo:  "ROLLBACK TO",

@@ -169,6 +169,12 @@ INSERT INTO {outbox}
   (id, topic, okey, metadata, payload, size, stored_at, due, fence, attempts, flags, deadline, worker)
 SELECT column1, column2, ?, column3, column4, column5, clock.now + column6, clock.now * ? + ?, ?, ?, ?, ?, ?
 FROM (SELECT {now} AS now) AS clock, (VALUES [[(?, ?, ?, ?, ?, ?)]])`),
+		InsertSame: q(`
+INSERT INTO {outbox}
+  (id, topic, okey, metadata, payload, size, stored_at, due, fence, attempts, flags, deadline, worker)
+SELECT column1, ?, ?, ?, column2, ? + octet_length(column1) + octet_length(column2), clock.now + column3,
+  clock.now * ? + ?, ?, ?, ?, ?, ?
+FROM (SELECT {now} AS now) AS clock, (VALUES [[(?, ?, ?)]])`),
 		Clock: q(`
 SELECT {now}`),
 		InsertLanes: q(`
@@ -226,8 +232,9 @@ UPDATE {lane} SET fresh = 0 WHERE seq IN ([[?]])`),
 		Ready: q(`
 UPDATE {outbox} SET due = MAX(?, {now}) WHERE id IN ([[?]]) AND status = 0 AND due = {parked}`),
 
+		// OR FAIL: as it cannot fail, and is rolled back if it does, SQLite need not note how each page was before.
 		Confirm: q(`
-UPDATE {outbox}
+UPDATE OR FAIL {outbox}
 SET status = 1, due = {now}, acked_by = fence, flags = flags & ~{LEASED}
 WHERE status = 0 AND fence = ? AND (okey = '') = ? AND flags & {LEASED} AND id IN ([[?]])`),
 		Lock: q(`

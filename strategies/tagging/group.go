@@ -78,8 +78,8 @@ type group struct {
 	mu      sync.Mutex
 	waiting []*groupCall
 	writers int
-	usual   int           // calls in the last statement
-	took    time.Duration // how long it took
+	usual   int           // calls in the last statement, or three quarters of what was usual before if that is more
+	took    time.Duration // how long the last statement took
 	wanted  int           // how many waiting calls are worth waking a writer for; 0 is any
 
 	arrived chan struct{} // capacity 1: as many calls as are wanted wait
@@ -118,32 +118,56 @@ func (g *group) withdraw(call *groupCall) bool {
 
 // write stores what waits until nothing does.
 func (g *group) write() {
+	var leases []leasing // that are not handed over yet
 	for {
-		g.gather()
+		prompt := g.gather()
 		calls := g.next()
 		if len(calls) == 0 {
+			g.handOver(leases)
 			return
 		}
+		if len(leases) > 0 {
+			go g.handOver(leases)
+		}
 		began := time.Now()
-		g.store(calls)
+		leases = g.store(calls)
 		g.mu.Lock()
-		g.usual, g.took = len(calls), time.Since(began)
+		g.usual, g.took = max(len(calls), g.usual-(g.usual+3)/4), time.Since(began)
 		g.mu.Unlock()
+		// A store with a single writer is idle until the callers are back: they have the processors first then, and what was
+		// leased is handed over while the next statement runs; but not if they wait for what becomes of their messages.
+		if !prompt || g.s.cfg.groupWriters > 1 {
+			g.handOver(leases)
+			leases = nil
+		}
+	}
+}
+
+// leasing is what one statement leased to this process.
+type leasing struct {
+	attempts   []reliable.Attempt
+	at         time.Time
+	rows, size int // the places in memory that were reserved
+}
+
+func (g *group) handOver(leases []leasing) {
+	for i := range leases {
+		g.s.relay.Submit(leases[i].attempts, leases[i].at, leases[i].rows, leases[i].size)
 	}
 }
 
 // maxGather is the longest that a statement waits for calls; a single caller never waits.
 const maxGather = time.Millisecond
 
-// gather waits for as many calls as the last statement held: its callers are on their way back with their next message,
-// and a statement that leaves before them is followed by one that is as dear and holds the rest. It waits for a fraction
-// of what a statement takes.
-func (g *group) gather() {
+// gather waits for as many calls as statements usually hold: their callers are on their way back with their next message,
+// and a statement that leaves before them is followed by one that is as dear and holds the rest. It waits for half of what
+// a statement takes at most, and reports whether they came.
+func (g *group) gather() (prompt bool) {
 	g.mu.Lock()
-	usual, patience := g.usual, min(g.took/4, maxGather)
+	usual, patience := g.usual, min(g.took/2, maxGather)
 	g.mu.Unlock()
 	if usual <= 1 {
-		return
+		return false
 	}
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
@@ -152,9 +176,10 @@ func (g *group) gather() {
 		case <-g.arrived:
 		case <-timer.C:
 			g.wants(0)
-			return
+			return false
 		}
 	}
+	return true
 }
 
 // wants reports whether fewer than n calls wait, and has the caller woken when n do. Of two writers that gather the one
@@ -210,14 +235,15 @@ func (g *group) portion(n, rows int) int {
 	return n
 }
 
-// store writes calls in one statement. If that is refused because of what one of them holds, each is stored on its own.
-func (g *group) store(calls []*groupCall) {
-	wake, err := g.enqueue(calls)
+// store writes calls in one statement and returns what it leased. If the statement is refused because of what one of them
+// holds, each is stored on its own.
+func (g *group) store(calls []*groupCall) (leases []leasing) {
+	one, wake, err := g.enqueue(calls)
 	if len(calls) > 1 && err != nil && (errors.Is(err, reliable.ErrConflict) || errors.Is(err, reliable.ErrInvalid)) {
 		for _, call := range calls {
-			g.store([]*groupCall{call})
+			leases = append(leases, g.store([]*groupCall{call})...)
 		}
-		return
+		return leases
 	}
 	if err != nil {
 		g.finish(calls, err)
@@ -225,11 +251,15 @@ func (g *group) store(calls []*groupCall) {
 	if wake {
 		g.s.alarm.ring()
 	}
+	if one.rows > 0 {
+		leases = append(leases, one)
+	}
+	return leases
 }
 
-// enqueue writes calls in one statement, ends them unless it fails, hands over what was leased, and reports whether the
-// rest needs a wake-up.
-func (g *group) enqueue(calls []*groupCall) (wake bool, err error) {
+// enqueue writes calls in one statement, ends them unless it fails, and returns what was leased and whether the rest needs
+// a wake-up.
+func (g *group) enqueue(calls []*groupCall) (one leasing, wake bool, err error) {
 	rows, size := 0, 0
 	for _, call := range calls {
 		rows, size = rows+len(call.envs), size+call.size
@@ -245,10 +275,10 @@ func (g *group) enqueue(calls []*groupCall) (wake bool, err error) {
 	// No single caller's context: the statement belongs to all of them.
 	ctx, cancel := context.WithTimeout(context.Background(), g.s.cfg.storeTimeout)
 	defer cancel()
-	leasedAt := time.Now()
+	began := time.Now()
 	stored, err := g.s.store.Enqueue(ctx, req, envs...)
 	if err != nil {
-		return false, notStored(err)
+		return leasing{}, false, notStored(err)
 	}
 	row := 0
 	for _, call := range calls {
@@ -258,15 +288,14 @@ func (g *group) enqueue(calls []*groupCall) (wake bool, err error) {
 		}
 	}
 	attempts, all := leased(stored)
-	reserved := calls[0].reserved
+	if calls[0].reserved {
+		one = leasing{attempts, began, rows, size}
+	}
 	for _, call := range calls {
 		call.reserved = false
 	}
 	g.finish(calls, nil) // first: they come back with their next messages while these are handed over
-	if reserved {
-		g.s.relay.Submit(attempts, leasedAt, rows, size)
-	}
-	return !all, nil
+	return one, !all, nil
 }
 
 func (g *group) finish(calls []*groupCall, err error) {

@@ -335,3 +335,52 @@ func TestReceipt_learnsWhatAnotherProcessRecorded(t *testing.T) {
 		assert.True(t, p.Running())
 	})
 }
+
+// singleWriter is a store whose statements take time, one after the other.
+type singleWriter struct{ *memstore.Store }
+
+func (singleWriter) Writers() int { return 1 }
+
+func (s singleWriter) Enqueue(ctx context.Context, req reliable.EnqueueRequest, envs ...reliable.Envelope) ([]reliable.Stored, error) {
+	time.Sleep(10 * time.Millisecond)
+	return s.Store.Enqueue(ctx, req, envs...)
+}
+
+func TestPublish_withASingleWriterLeavesNothingThatItLeasedBehind(t *testing.T) {
+	for _, waiting := range []bool{false, true} { // for the outcome, before the next message
+		synctest.Test(t, func(t *testing.T) {
+			store, broker := singleWriter{memstore.New()}, membroker.New()
+			p, err := tagging.New(store, broker, broker)
+			require.NoError(t, err)
+			ctx, cancel := context.WithCancel(t.Context())
+			ran := make(chan error, 1)
+			go func() { ran <- p.Run(ctx) }()
+			synctest.Wait()
+			began := time.Now()
+			var wg sync.WaitGroup
+			for range 8 {
+				wg.Go(func() {
+					var last *tagging.Receipt
+					for range 20 {
+						receipt, err := p.Publish(t.Context(), reliable.Envelope{Topic: "orders"})
+						if !assert.NoError(t, err) {
+							return
+						}
+						if last = receipt; waiting {
+							_, err = receipt.Wait(t.Context())
+							assert.NoError(t, err)
+						}
+					}
+					_, err := last.Wait(t.Context())
+					assert.NoError(t, err)
+				})
+			}
+			wg.Wait()
+			synctest.Wait()
+			assert.Less(t, time.Since(began), 20*time.Second, "none waited for the end of its lease")
+			assert.Len(t, broker.Attempts(), 160)
+			cancel()
+			require.NoError(t, <-ran)
+		})
+	}
+}

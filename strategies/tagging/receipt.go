@@ -216,25 +216,33 @@ func (rs *receipts) removeLocked(p *place) {
 }
 
 // forget takes a message out of the lists whose outcome another process may record: who waits for it asks the store.
-func (rs *receipts) forget(id reliable.ID) { rs.takeAll(id) }
+func (rs *receipts) forget(id reliable.ID) { rs.take(id) }
 
 // resolve tells all who wait for a message what became of it.
 func (rs *receipts) resolve(id reliable.ID, status reliable.Status) {
-	for _, p := range rs.takeAll(id) {
+	first, others := rs.take(id)
+	if first != nil {
+		first.settle(status)
+	}
+	for _, p := range others {
 		p.settle(status)
 	}
 }
 
-// takeAll empties the list of an ID.
-func (rs *receipts) takeAll(id reliable.ID) (places []*place) {
+// take empties the list of an ID, which seldom has more than one place.
+func (rs *receipts) take(id reliable.ID) (first *place, others []*place) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	for p := rs.byID[id]; p != nil; {
-		places = append(places, p)
+		if first == nil {
+			first = p
+		} else {
+			others = append(others, p)
+		}
 		next := p.next
 		p.listed, p.next = false, nil
 		p = next
 	}
 	delete(rs.byID, id)
-	return places
+	return first, others
 }

@@ -100,7 +100,7 @@ func (d SQLDatabase) Begin(ctx context.Context) (Tx, error) {
 
 // preparing is an optional ability of a Conn: it runs what is kept prepared.
 type preparing interface {
-	execPrepared(ctx context.Context, p *Prepared, query string, args []any) error
+	execPrepared(ctx context.Context, p *Prepared, query string, args []any) (affected int64, err error)
 }
 
 // SQLTx is a [Tx] on database/sql.
@@ -112,7 +112,7 @@ type SQLTx struct {
 // Commit waits for the answer no longer than ctx; [sql.Tx.Commit] alone would wait for ever for a server that hangs.
 func (t *SQLTx) Commit(ctx context.Context) error { return CommitSQL(ctx, t.Tx) }
 
-func (t *SQLTx) execPrepared(ctx context.Context, p *Prepared, query string, args []any) error {
+func (t *SQLTx) execPrepared(ctx context.Context, p *Prepared, query string, args []any) (int64, error) {
 	return p.execIn(ctx, t.Tx, query, args)
 }
 

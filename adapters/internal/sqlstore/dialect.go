@@ -32,6 +32,9 @@ type Dialect struct {
 	// Explicit says that even a single statement is given a transaction of its own, because the store takes part in who
 	// may write when.
 	Explicit bool
+	// Pieces says that a statement costs no round trip: what a list holds is then left to several that are kept prepared,
+	// rather than to one that is parsed each time.
+	Pieces bool
 	// Savepoint, Release and RollbackTo are followed by a name.
 	Savepoint, Release, RollbackTo string
 	Statements
@@ -48,6 +51,9 @@ type Statements struct {
 	// InsertAlike is Insert of rows that differ only in some columns: okey, moves, due, leased three times, deadline, worker,
 	// [id] [topic] [metadata] [payload] [size] [stored_at]; empty where fewer parameters cost no less.
 	InsertAlike Statement
+	// InsertSame is InsertAlike of rows of one topic without metadata: topic, okey, metadata, bytes, moves, due, leased three
+	// times, deadline, worker, [id] [payload] [stored_at]. bytes is what size has beside the lengths of id and payload.
+	InsertSame Statement
 	// InsertAt is Insert for many rows, without moves and with absolute times, of which Clock is the origin; empty where
 	// the time costs nothing. Clock returns the time.
 	InsertAt, Clock Statement

@@ -118,7 +118,7 @@ func (b *batch) split(indexes []int) [][]int {
 	}
 	chunks = append(chunks, indexes[first:])
 	if b.store.dialect.Explicit {
-		return chunks
+		return b.pieces(chunks)
 	}
 	byID := func(i, j int) int { return cmp.Compare(b.envs[i].ID, b.envs[j].ID) }
 	for _, chunk := range chunks {
@@ -127,6 +127,21 @@ func (b *batch) split(indexes []int) [][]int {
 		}
 	}
 	return chunks
+}
+
+// pieces divides chunks further, where several statements that are kept prepared cost less than one that is not.
+func (b *batch) pieces(chunks [][]int) [][]int {
+	if b.store.prepared == nil || !b.store.dialect.Pieces {
+		return chunks
+	}
+	var pieces [][]int
+	for _, chunk := range chunks {
+		_ = inPieces(b.store, chunk, func(piece []int) error {
+			pieces = append(pieces, piece)
+			return nil
+		})
+	}
+	return pieces
 }
 
 // insert stores the batch inside a transaction. After an error the transaction holds part of it.
@@ -337,8 +352,8 @@ const manyRows = 64
 // send runs the INSERT of the whole batch on a connection of the store's own, and reports whether it may have been sent.
 func (b *batch) send(ctx context.Context) (sent bool, err error) {
 	s := b.store
-	st, alike, args := b.statement(b.all)
-	if query := s.prepared.text(st, alike, len(b.all)); query != "" {
+	st, args := b.statement(b.all)
+	if query := s.prepared.text(st, len(b.all)); query != "" {
 		flat, _ := st.flatten(args)
 		if done, sent, err := s.prepared.execAlone(ctx, query, flat); done || err != nil {
 			return sent, err
@@ -364,47 +379,54 @@ func (b *batch) insertRows(ctx context.Context, c Conn, indexes []int) error {
 		_, err = s.exec(ctx, c, s.dialect.InsertAt, b.columns(indexes, now)...)
 		return err
 	}
-	st, alike, args := b.statement(indexes)
-	if p, ok := c.(preparing); ok {
-		if query := s.prepared.text(st, alike, len(indexes)); query != "" {
-			flat, _ := st.flatten(args)
-			return p.execPrepared(ctx, s.prepared, query, flat)
-		}
-	}
-	_, err := s.exec(ctx, c, st, args...)
+	st, args := b.statement(indexes)
+	_, err := s.execKept(ctx, c, st, len(indexes), args...)
 	return err
 }
 
 // statement chooses the INSERT for some rows, and lays out its parameters.
-func (b *batch) statement(indexes []int) (st Statement, alike bool, args []any) {
+func (b *batch) statement(indexes []int) (st Statement, args []any) {
 	d := &b.store.dialect
 	columns := b.columns(indexes, 0)
 	if d.InsertAlike.text == "" {
-		return d.Insert, false, columns
+		return d.Insert, columns
 	}
+	first := &b.envs[indexes[0]]
+	same := len(first.Metadata) == 0
 	for _, i := range indexes[1:] {
-		env, first := &b.envs[i], &b.envs[indexes[0]]
+		env := &b.envs[i]
 		if env.Key != first.Key || env.Delay != first.Delay || env.Deadline != first.Deadline {
-			return d.Insert, false, columns
+			return d.Insert, columns
 		}
+		same = same && env.Topic == first.Topic && len(env.Metadata) == 0
+	}
+	alike, st := alikeColumns, d.InsertAlike
+	if same {
+		alike, st = sameColumns, d.InsertSame
+		columns[sizeColumn] = []int64{int64(first.Size() - len(first.ID) - len(first.Payload))}
 	}
 	args = make([]any, 0, len(columns))
 	for c, column := range columns {
-		if slices.Contains(alikeColumns, c) {
+		if slices.Contains(alike, c) {
 			args = append(args, element(column, 0))
 		}
 	}
 	for c, column := range columns {
-		if !slices.Contains(alikeColumns, c) {
+		if !slices.Contains(alike, c) {
 			args = append(args, column)
 		}
 	}
-	return d.InsertAlike, true, args
+	return st, args
 }
 
 // alikeColumns are the parameters of Insert that are given once for all rows in InsertAlike: [okey], and all from [moves]
 // on.
 var alikeColumns = []int{2, 7, 8, 9, 10, 11, 12, 13}
+
+// sameColumns are those in InsertSame: topic and metadata as well, and one number in place of the sizes.
+var sameColumns = append([]int{1, 3, sizeColumn}, alikeColumns...)
+
+const sizeColumn = 5
 
 // columns are the parameters of Insert, or, with the time, of InsertAt.
 func (b *batch) columns(indexes []int, now int64) []any {

@@ -13,6 +13,7 @@ import (
 
 // A multi-row INSERT of 64 rows costs MariaDB twice as much to parse as to carry out. So those that a store repeats all
 // day stay prepared, for the numbers of rows below; callers that can choose how many rows they bring ask for [Store.Portion].
+// Where a statement costs no round trip, any number of rows is made up of these.
 
 // preparedRows are the numbers of rows whose INSERT stays prepared: few, because a server keeps each of them for each
 // connection, and near one another, because what exceeds one waits for the next statement.
@@ -31,13 +32,47 @@ func portion(n int) int {
 
 // Portion returns how many of n envelopes are best stored by one Enqueue; see [reliable.Portioned].
 func (s *Store) Portion(n int) int {
-	if s.prepared == nil || n > preparedRows[len(preparedRows)-1] {
+	if s.prepared == nil || s.dialect.Pieces || n > preparedRows[len(preparedRows)-1] {
 		return n
 	}
 	return max(1, portion(n))
 }
 
-// Prepared keeps the INSERTs of a store prepared on the connections of a pool. database/sql prepares each on every
+// inPieces calls fn for the parts of list that one statement is to take.
+func inPieces[E any](s *Store, list []E, fn func([]E) error) error {
+	if s.prepared == nil || !s.dialect.Pieces {
+		return inChunks(list, s.dialect.ListRows, fn)
+	}
+	for len(list) > 0 {
+		n := portion(len(list))
+		if err := fn(list[:n]); err != nil {
+			return err
+		}
+		list = list[n:]
+	}
+	return nil
+}
+
+// execPiece runs a statement for one part of what inPieces divides.
+func (s *Store) execPiece(ctx context.Context, c Conn, st Statement, rows int, args ...any) (int64, error) {
+	if s.dialect.Pieces {
+		return s.execKept(ctx, c, st, rows, args...)
+	}
+	return s.exec(ctx, c, st, args...)
+}
+
+// execKept runs a statement for so many rows, as one that is kept prepared if there is one.
+func (s *Store) execKept(ctx context.Context, c Conn, st Statement, rows int, args ...any) (int64, error) {
+	if p, ok := c.(preparing); ok {
+		if query := s.prepared.text(st, rows); query != "" {
+			flat, _ := st.flatten(args)
+			return p.execPrepared(ctx, s.prepared, query, flat)
+		}
+	}
+	return s.exec(ctx, c, st, args...)
+}
+
+// Prepared keeps statements of a store prepared on the connections of a pool. database/sql prepares each on every
 // connection that it is run on, and closes it with the connection.
 type Prepared struct {
 	db       *sql.DB
@@ -49,10 +84,10 @@ type Prepared struct {
 	wanted []string             // by transactions, which cannot prepare themselves
 }
 
-// shape is one kind of INSERT of so many rows.
+// shape is a statement for so many rows.
 type shape struct {
-	alike bool
-	rows  int
+	statement string
+	rows      int
 }
 
 // NewPrepared returns a Prepared on db.
@@ -74,13 +109,13 @@ func (p *Prepared) closeWith(s *Store) {
 }
 
 // text returns st for n rows if that is one of those that stay prepared, "" if not.
-func (p *Prepared) text(st Statement, alike bool, n int) string {
+func (p *Prepared) text(st Statement, n int) string {
 	if p == nil || n > preparedRows[len(preparedRows)-1] || portion(n) != n {
 		return ""
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	key := shape{alike, n}
+	key := shape{st.text, n}
 	if _, known := p.texts[key]; !known {
 		p.texts[key] = st.repeated(n)
 	}
@@ -160,7 +195,7 @@ func (a announcement) Value() (driver.Value, error) {
 
 // execIn runs a statement in a transaction. One that is not prepared yet is run as it is, and prepared before the next
 // transaction begins: this one holds a connection, and may hold the only one.
-func (p *Prepared) execIn(ctx context.Context, tx *sql.Tx, query string, args []any) error {
+func (p *Prepared) execIn(ctx context.Context, tx *sql.Tx, query string, args []any) (int64, error) {
 	p.mu.Lock()
 	stmt, known := p.all[query]
 	if !known && !slices.Contains(p.wanted, query) {
@@ -168,11 +203,13 @@ func (p *Prepared) execIn(ctx context.Context, tx *sql.Tx, query string, args []
 	}
 	p.mu.Unlock()
 	if stmt == nil {
-		_, err := tx.ExecContext(ctx, query, args...)
-		return err
+		return SQLConn{tx}.Exec(ctx, query, args...)
 	}
-	_, err := tx.StmtContext(ctx, stmt).ExecContext(ctx, args...) //nolint:sqlclosecheck // ends with tx
-	return err
+	result, err := tx.StmtContext(ctx, stmt).ExecContext(ctx, args...) //nolint:sqlclosecheck // ends with tx
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected()
 }
 
 // Ready prepares what earlier transactions wanted. That it cannot is for the transaction to find out.

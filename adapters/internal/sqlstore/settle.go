@@ -168,12 +168,12 @@ func (b *settleBatch) confirm(ctx context.Context, group []int) error {
 	first := &b.ss[group[0]]
 	unkeyed := first.Key == ""
 	affected := int64(0)
-	err := inChunks(group, b.store.dialect.ListRows, func(part []int) error {
+	err := inPieces(b.store, group, func(part []int) error {
 		ids := make([]string, len(part))
 		for n, i := range part {
 			ids[n] = string(b.ss[i].ID)
 		}
-		n, err := b.store.exec(ctx, b.tx, b.store.dialect.Confirm, first.Fence, unkeyed, ids)
+		n, err := b.store.execPiece(ctx, b.tx, b.store.dialect.Confirm, len(ids), first.Fence, unkeyed, ids)
 		affected += n
 		return err
 	})

@@ -82,6 +82,8 @@ func TestStatement_repeatsItsGroupsForLists(t *testing.T) {
 	text, args = one.expand([]any{int64(5), []string{"x", "y", "z"}})
 	require.Equal(t, "UPDATE `p_outbox` SET due = NOW() + ? WHERE id IN (?, ?, ?) AND due = 9223372036854775807", text)
 	require.Equal(t, []any{int64(5), "x", "y", "z"}, args)
+	_, args = two.expand([]any{[]string{"x", "x", "y"}, [][]byte{nil, {}, {}}, 7}) // what repeats is the same value
+	require.Equal(t, []any{"x", []byte(nil), "x", []byte{}, "y", []byte{}, 7}, args)
 	none := w.Statement("SELECT ?")
 	text, args = none.expand([]any{1})
 	require.Equal(t, "SELECT ?", text)
@@ -91,19 +93,38 @@ func TestStatement_repeatsItsGroupsForLists(t *testing.T) {
 func TestPrepared_keepsFewTextsThatLieClose(t *testing.T) {
 	p := NewPrepared(nil, nil)
 	st := NewWriter("p_", "`").Statement("INSERT INTO {outbox} VALUES [[(?)]]")
-	require.Equal(t, "INSERT INTO `p_outbox` VALUES (?), (?), (?)", p.text(st, false, 3))
-	require.Empty(t, p.text(st, false, 5))
-	require.Empty(t, p.text(st, false, 65))
-	require.Empty(t, (*Prepared)(nil).text(st, false, 1))
+	require.Equal(t, "INSERT INTO `p_outbox` VALUES (?), (?), (?)", p.text(st, 3))
+	require.Empty(t, p.text(st, 5))
+	require.Empty(t, p.text(st, 65))
+	require.Empty(t, (*Prepared)(nil).text(st, 1))
 	for n := 1; n <= 64; n++ {
 		require.LessOrEqual(t, portion(n), n)
 		require.GreaterOrEqual(t, portion(n)*3, n*2, "a third stays behind at most")
-		require.Equal(t, portion(n) == n, p.text(st, false, n) != "", "%d rows", n)
+		require.Equal(t, portion(n) == n, p.text(st, n) != "", "%d rows", n)
 	}
 	require.LessOrEqual(t, len(p.texts), 12)
 	none, some := &Store{}, &Store{prepared: p}
 	require.Equal(t, []int{5, 100}, []int{none.Portion(5), none.Portion(100)})
 	require.Equal(t, []int{1, 4, 64, 65}, []int{some.Portion(1), some.Portion(5), some.Portion(64), some.Portion(65)})
+}
+
+func TestPieces_makeUpAnyNumberOfRowsOfWhatIsKeptPrepared(t *testing.T) {
+	pieces := &Store{prepared: NewPrepared(nil, nil), dialect: Dialect{Pieces: true, Explicit: true, InsertRows: 500, InsertBytes: 1 << 20}}
+	require.Equal(t, 61, pieces.Portion(61), "any number is as good as another")
+	for _, rows := range []int{1, 5, 61, 64, 200, 1100} {
+		b, all := &batch{store: pieces, envs: make([]reliable.Envelope, rows)}, make([]int, rows)
+		for i := range all {
+			all[i] = i
+		}
+		var joined []int
+		chunks := b.split(all)
+		for _, chunk := range chunks {
+			require.Equal(t, len(chunk), portion(len(chunk)), "%d rows", rows)
+			joined = append(joined, chunk...)
+		}
+		require.Equal(t, all, joined)
+		require.LessOrEqual(t, len(chunks), rows/64+3*(1+rows/500))
+	}
 }
 
 func TestMicros_areRoundedUp(t *testing.T) {

@@ -116,10 +116,14 @@ func (s Statement) flatten(args []any) (flat []any, rows []int) {
 		for next < len(args) && listLen(args[next]) >= 0 {
 			next++
 		}
-		n := listLen(args[first])
+		n, columns := listLen(args[first]), next-first
 		for row := range n {
 			for _, column := range args[first:next] {
-				flat = append(flat, element(column, row))
+				if row > 0 && repeats(column, row) {
+					flat = append(flat, flat[len(flat)-columns]) // an interface value costs an allocation each
+				} else {
+					flat = append(flat, element(column, row))
+				}
 			}
 		}
 		rows = append(rows, n)
@@ -158,6 +162,19 @@ func listLen(arg any) int {
 		return len(list)
 	}
 	return -1
+}
+
+// repeats reports whether an element is the same as the one before.
+func repeats(list any, i int) bool {
+	switch list := list.(type) {
+	case []string:
+		return list[i] == list[i-1]
+	case []int64:
+		return list[i] == list[i-1]
+	case [][]byte:
+		return len(list[i]) == 0 && len(list[i-1]) == 0 && (list[i] == nil) == (list[i-1] == nil)
+	}
+	return false
 }
 
 func element(list any, i int) any {

@@ -29,10 +29,9 @@ type SQLNative struct {
 	on *sql.DB // nil if it was begun on a *sql.Conn
 }
 
-func (n *SQLNative) execPrepared(ctx context.Context, p *Prepared, query string, args []any) error {
+func (n *SQLNative) execPrepared(ctx context.Context, p *Prepared, query string, args []any) (int64, error) {
 	if n.on != p.db {
-		_, err := n.tx.ExecContext(ctx, query, args...)
-		return err
+		return n.Exec(ctx, query, args...)
 	}
 	return p.execIn(ctx, n.tx, query, args)
 }
