@@ -61,8 +61,12 @@ func TestSoakPeersCarryEverything(t *testing.T) {
 	} {
 		c.peer.quiet = patience
 		for _, l := range []load{sends, sales} {
-			o := drive(t, c.peer, emptyDatabase(t, c.product), c.to(t), l, few)
+			d := emptyDatabase(t, c.product)
+			o := drive(t, c.peer, d, c.to(t), l, few)
 			assert.Zero(t, o.lost, "%s from %s", c.peer.name, c.product)
+			if query, keeps := kept[c.peer.name]; keeps {
+				assert.Zero(t, ask(t, d, query), "%s from %s has messages left", c.peer.name, c.product)
+			}
 		}
 	}
 }
