@@ -21,7 +21,7 @@ func subscribe(t *testing.T, b *sqlbroker.Broker, topic string, opts ...sqlbroke
 	sub, err := b.Subscriber("group", append([]sqlbroker.SubscriberOption{sqlbroker.WithPollInterval(10 * time.Millisecond)}, opts...)...)
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, sub.Close()) })
-	messages, err := sub.Subscribe(within(t), topic)
+	messages, err := sub.Subscribe(t.Context(), topic)
 	require.NoError(t, err)
 	return messages
 }
