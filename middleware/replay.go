@@ -122,14 +122,16 @@ func ReplayEach(each func(*message.Message, Failure, ReplayResult)) ReplayOption
 // topic only once the broker has confirmed it in the other: a nil error of publisher must mean that.
 //
 // What is not replayed stays, at the end of the poison topic: it is published there again, confirmed and acked, because
-// most brokers deliver nothing further before. So subscriber must record what was acked also if it ends with a message
-// that was not, as those of this module do. (watermill-sql's own does not, unless it reads one message at a time.) An entry that comes round is held, and given back at the end; so is one that
+// most brokers deliver nothing further before. An entry that comes round is held, and given back at the end; so is one that
 // fails again meanwhile, which is not replayed twice. For each entry that stays, and each that is replayed, its ID is kept
 // in memory.
 //
-// It ends when nothing comes for a while, when the limit is reached and the last ack was taken, when ctx ends (then with its error), or when the broker
-// cannot be published to; until then everything is where the report says. Duplicates are possible when it dies: it may be
-// run again.
+// So subscriber must record what was acked also if it ends with a message that was not, as those of this module do.
+// watermill-sql's own does not, unless it reads one message at a time.
+//
+// It ends when nothing comes for a while, when the limit is reached and the last ack was taken, when ctx ends (then with its
+// error), or when the broker cannot be published to; until then everything is where the report says. Duplicates are
+// possible when it dies: it may be run again.
 func Replay(ctx context.Context, subscriber message.Subscriber, publisher message.Publisher, poisonTopic string,
 	opts ...ReplayOption,
 ) (Report, error) {
