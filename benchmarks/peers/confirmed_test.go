@@ -27,8 +27,33 @@ type session struct {
 	conn    *amqp.Connection
 	channel *amqp.Channel
 
+	// returns has what the broker returned, each before its ack. Those are looked at when an ack is there: a goroutine that
+	// notes them could be later than the ack, and the message would count as sent.
+	returns  <-chan amqp.Return
 	mu       sync.Mutex
-	returned map[string]bool // by message id; the broker returns a message before it acks it
+	returned map[string]bool // by message id: of messages whose ack somebody else waits for
+}
+
+// mostInFlight is more messages than anybody here has unconfirmed on one channel.
+const mostInFlight = 10_000
+
+// wasReturned says whether an acked message was returned before.
+func (s *session) wasReturned(id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		select {
+		case r, open := <-s.returns:
+			if open {
+				s.returned[r.MessageId] = true
+				continue
+			}
+		default:
+		}
+		was := s.returned[id]
+		delete(s.returned, id)
+		return was
+	}
 }
 
 var errReturned = errors.New("the broker can route the message to no queue")
@@ -65,10 +90,7 @@ func (c *confirmed) publish(ctx context.Context, queue, id string, content []byt
 	if !acked {
 		return fmt.Errorf("message %s: not confirmed", id)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.returned[id] {
-		delete(s.returned, id)
+	if s.wasReturned(id) {
 		return errReturned
 	}
 	return nil
@@ -96,16 +118,10 @@ func (c *confirmed) session() (*session, error) {
 		conn.Close()
 		return nil, err
 	}
-	s := &session{conn: conn, channel: channel, returned: map[string]bool{}}
-	// Unbuffered, so that a return is noted before the ack behind it is read.
-	returns := channel.NotifyReturn(make(chan amqp.Return))
-	go func() {
-		for r := range returns {
-			s.mu.Lock()
-			s.returned[r.MessageId] = true
-			s.mu.Unlock()
-		}
-	}()
+	s := &session{
+		conn: conn, channel: channel, returned: map[string]bool{},
+		returns: channel.NotifyReturn(make(chan amqp.Return, mostInFlight)),
+	}
 	c.channel = s
 	return s, nil
 }
