@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 
 	"github.com/waybillmq/waybill/reliable"
 )
@@ -89,7 +90,7 @@ func (s *Sender) resend(ctx context.Context, check *Check) (Answer, error) {
 	default:
 		return Unknowable, nil
 	}
-	flights, err := s.out.accept(ctx, []reliable.Envelope{check.Message})
+	flights, err := s.out.accept(ctx, []reliable.Envelope{again(check)})
 	if err != nil {
 		return Unknowable, err
 	}
@@ -97,6 +98,16 @@ func (s *Sender) resend(ctx context.Context, check *Check) (Answer, error) {
 		return Unknowable, err
 	}
 	return Resent, nil
+}
+
+// again returns the message as it is sent again: a broker that drops repeated IDs must see that this copy is made on purpose,
+// or it drops and confirms it.
+func again(check *Check) reliable.Envelope {
+	env := check.Message
+	env.Metadata = make(map[string]string, len(check.Message.Metadata)+1)
+	maps.Copy(env.Metadata, check.Message.Metadata)
+	env.Metadata[reliable.HeaderCopy] = fmt.Sprintf("resend-%d", check.Round)
+	return env
 }
 
 func (s *Sender) fateOf(ctx context.Context, check *Check) (reliable.Fate, error) {

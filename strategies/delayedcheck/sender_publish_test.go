@@ -94,6 +94,10 @@ func TestResend_answersOnlyAfterTheBrokerConfirmed(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, delayedcheck.Resent, answer)
 		assert.Equal(t, time.Second, time.Since(start))
+		copies := s.broker.Delivered(orders)
+		require.Len(t, copies, 2)
+		assert.NotContains(t, copies[0].Envelope.Metadata, reliable.HeaderCopy)
+		assert.Equal(t, "resend-1", copies[1].Envelope.Metadata[reliable.HeaderCopy], "a broker with deduplication must not drop it")
 
 		for _, act = range []membroker.Act{membroker.Nack, membroker.LoseMessage, membroker.LoseConfirm, membroker.Reject} {
 			_, err = s.sender.Resend(t.Context(), check)
