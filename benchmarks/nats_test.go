@@ -12,9 +12,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
-	"github.com/waybillmq/waybill/benchmarks/pairs"
 	"github.com/waybillmq/waybill/adapters/natsbroker"
 	"github.com/waybillmq/waybill/adapters/natsbroker/embedded"
+	"github.com/waybillmq/waybill/benchmarks/pairs"
 )
 
 // rawNATS is how many messages a publisher without a store moves.

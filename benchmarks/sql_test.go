@@ -17,8 +17,8 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/require"
 
-	"github.com/waybillmq/waybill/benchmarks/pairs"
 	"github.com/waybillmq/waybill/adapters/sqlbroker"
+	"github.com/waybillmq/waybill/benchmarks/pairs"
 )
 
 // forwarded is how many messages the forwarder moves, which takes a message at a time.

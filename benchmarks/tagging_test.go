@@ -15,9 +15,9 @@ import (
 	amqp "github.com/rabbitmq/amqp091-go"
 	"github.com/stretchr/testify/require"
 
-	"github.com/waybillmq/waybill/benchmarks/pairs"
 	"github.com/waybillmq/waybill/adapters/membroker"
 	"github.com/waybillmq/waybill/adapters/rabbitmqbroker"
+	"github.com/waybillmq/waybill/benchmarks/pairs"
 	"github.com/waybillmq/waybill/internal/testenv"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/strategies/tagging"

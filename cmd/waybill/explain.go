@@ -197,7 +197,7 @@ func advice(life *tagging.Life) string {
 		}
 	case tagging.BehindAHold:
 		return "\n  repair the destination (is the queue declared, is there a permission?); nothing else is needed\n"
-	case tagging.Delayed, tagging.Due, tagging.Leased, tagging.BackingOff, tagging.BeingCompensated, tagging.Over:
+	case tagging.Delayed, tagging.Due, tagging.Leased, tagging.BackingOff, tagging.BeingCompensated, tagging.Over, tagging.Undecided:
 	}
 	return ""
 }
