@@ -123,7 +123,7 @@ func TestTimeout_aBlockedSocketIsGivenUpAndTheBrokerRecovers(t *testing.T) {
 
 func TestTimeout_aStreamThatDoesNotAnswerLeavesItsNeighboursAlone(t *testing.T) {
 	server := startServer(t)
-	b := declared(t, newBroker(t, server, natsbroker.WithConfirmTimeout(500*time.Millisecond)))
+	b := declared(t, newBroker(t, server, natsbroker.WithConfirmTimeout(5*time.Second)))
 	nc, _ := client(t, server)
 	asked := make(chan *nats.Msg, 1)
 	_, err := nc.ChanSubscribe("silent", asked) // interest, and nobody who answers

@@ -115,7 +115,7 @@ func TestSubscriber_aHandlerMayFinishWhileItIsClosed(t *testing.T) {
 }
 
 func TestSubscriber_keepsAMessageFromOthersHoweverLongItsHandlerTakes(t *testing.T) {
-	const ackWait = 300 * time.Millisecond
+	const ackWait = 2 * time.Second
 	server := startServer(t)
 	b := declared(t, newBroker(t, server))
 	options := []natsbroker.SubscriberOption{natsbroker.WithAckWait(ackWait)}
@@ -126,7 +126,7 @@ func TestSubscriber_keepsAMessageFromOthersHoweverLongItsHandlerTakes(t *testing
 	select {
 	case msg := <-second:
 		assert.Fail(t, "delivered twice", msg.UUID)
-	case <-time.After(5 * ackWait): // nothing tells that something does not happen
+	case <-time.After(3 * ackWait): // nothing tells that something does not happen
 	}
 	assert.Equal(t, string(sent[0].ID), slow.UUID)
 	slow.Ack()
@@ -269,7 +269,7 @@ func TestSubscribe_whatASubscriptionHeldComesToTheNextOneSoon(t *testing.T) {
 		messages, err = sub.Subscribe(ctx, "orders.created")
 		require.NoError(t, err)
 		clear(seen)
-		timeout := time.After(5 * time.Second)
+		timeout := time.After(20 * time.Second) // less than the ack wait
 		for len(seen) < 5 {
 			select {
 			case msg := <-messages:

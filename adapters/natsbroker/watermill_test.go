@@ -35,6 +35,7 @@ func TestWatermillsOwnSuite(t *testing.T) {
 			GuaranteedOrder:                     true,
 			GuaranteedOrderWithSingleSubscriber: true, // several subscribers of a group share its messages
 			Persistent:                          true,
+			ForceShort:                          true,  // its limits for waiting are fixed, and too short for thousands on a busy machine
 			NewSubscriberReceivesOldMessages:    false, // a new group does, a new subscriber of a group goes on
 		},
 		func(t *testing.T) (message.Publisher, message.Subscriber) { return ofGroup(t, t.Name()) },

@@ -24,7 +24,7 @@ func listening(t *testing.T, address string, n int) {
 		err := db.QueryRowContext(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND "+
 			"pid <> pg_backend_pid() AND state = 'idle' AND query NOT LIKE 'UNLISTEN%' AND query LIKE '%min(due)%'").Scan(&count)
 		return err == nil && count == n
-	}, 20*time.Second, 10*time.Millisecond)
+	}, 90*time.Second, 10*time.Millisecond)
 }
 
 func TestWake_reachesAnotherProcess(t *testing.T) {
@@ -55,7 +55,7 @@ func TestAwaitWake_doesNotMissWhatCameBeforeItListened(t *testing.T) {
 	require.NoError(t, store.Migrate(t.Context()))
 	_, err = store.Enqueue(t.Context(), reliable.EnqueueRequest{}, envelope("a"))
 	require.NoError(t, err)
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 	defer cancel()
 	require.NoError(t, store.AwaitWake(ctx))
 }
@@ -78,7 +78,7 @@ func TestAwaitWake_leavesASmallPoolAlone(t *testing.T) {
 		default:
 			return false
 		}
-	}, 20*time.Second, 10*time.Millisecond)
+	}, 90*time.Second, 10*time.Millisecond)
 }
 
 func TestWake_ofManyAtOnceIsCoalesced(t *testing.T) {
