@@ -16,9 +16,6 @@ import (
 	"github.com/waybillmq/waybill/strategies/delayedcheck/httprpc"
 )
 
-// ackWait is how long the broker waits for the ack of a message before it delivers it again.
-const ackWait = 2 * time.Second
-
 // callback is the process of the callback service, with a ledger of its own.
 func callback(ctx context.Context, s stage, out io.Writer) (err error) {
 	ledger, err := sqlitestore.Open(ctx, s.ledgerDB())
@@ -38,14 +35,18 @@ func callback(ctx context.Context, s stage, out io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	return consume(ctx, s, out, "callback", func(router *message.Router, nats *natsbroker.Broker, subscriber message.Subscriber) error {
-		service, err := delayedcheck.NewService(ledger, nil, nats.Scheduler(),
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	var ran chan error // what became of the service's Run, once it runs
+	err = consume(ctx, s, out, "callback", func(router *message.Router, nats *natsbroker.Broker, subscriber message.Subscriber) error {
+		scheduler := nats.Scheduler()
+		service, err := delayedcheck.NewService(ledger, nil, scheduler,
 			delayedcheck.WithResender(shopName, shop), delayedcheck.WithNextCheck(checksTopic, checkDelay),
 			// Short, because this is a demonstration.
 			delayedcheck.WithPollEvery(200*time.Millisecond), delayedcheck.WithResendBackoff(200*time.Millisecond, time.Second),
 			delayedcheck.WithServiceLogger(slog.New(slog.DiscardHandler)))
 		if err != nil {
-			return err
+			return errors.Join(err, scheduler.Close())
 		}
 		router.AddConsumerHandler("processed", processedTopic, subscriber, service.Processed)
 		router.AddConsumerHandler("checks", checksTopic, subscriber, func(msg *message.Message) error {
@@ -60,12 +61,13 @@ func callback(ctx context.Context, s stage, out io.Writer) (err error) {
 				msg.UUID, check.Message.ID)
 			return err
 		})
-		// It ends with ctx, as the router does, which then waits for the last handlers.
-		go func() {
-			if err := service.Run(ctx); err != nil {
-				fmt.Fprintln(out, "callback service:", err)
-			}
-		}()
+		ran = make(chan error, 1)
+		go func() { ran <- errors.Join(service.Run(ctx), scheduler.Close()) }()
 		return nil
 	})
+	stop()
+	if ran != nil {
+		err = errors.Join(err, <-ran)
+	}
+	return err
 }

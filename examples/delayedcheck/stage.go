@@ -26,6 +26,8 @@ const (
 
 	// checkDelay is when a check comes due.
 	checkDelay = 4 * time.Second
+	// ackWait is how long the broker waits for the ack of a message before it delivers it again.
+	ackWait = 2 * time.Second
 )
 
 // stageVariable holds the stage, as JSON. It has the key of the resend requests in it, which is why it is not an argument:
