@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -226,9 +227,6 @@ func (s *Scheduler) look(ctx context.Context, js jetstream.JetStream, subject st
 
 // takesDelayed reports whether a stream is ready for schedules.
 func takesDelayed(ctx context.Context, js jetstream.JetStream, config *jetstream.StreamConfig) (bool, error) {
-	if !config.AllowMsgSchedules {
-		return false, nil
-	}
 	owner, err := js.StreamNameBySubject(ctx, delaySubject+config.Name+".any")
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
@@ -237,19 +235,19 @@ func takesDelayed(ctx context.Context, js jetstream.JetStream, config *jetstream
 		return false, reliable.Invalid("Topic", "is in stream %q, whose subject for what waits, %q, another stream takes: %q",
 			config.Name, delaySubject+config.Name+".>", owner)
 	}
-	return err == nil, err
+	return err == nil && config.AllowMsgSchedules, err
 }
 
+// allowSchedules writes a stream's configuration anew. What config lacks is decided by config alone, never by what the
+// stream has now: JetStream has no conditional update, so a configuration that was read before another process added the
+// subject would take it away again.
 func allowSchedules(ctx context.Context, js jetstream.JetStream, config jetstream.StreamConfig) error {
-	_, err := js.StreamNameBySubject(ctx, delaySubject+config.Name+".any")
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		config.Subjects, err = append(config.Subjects, delaySubject+config.Name+".>"), nil
-	}
-	if err != nil {
-		return err
+	waits := delaySubject + config.Name + ".any"
+	if !slices.ContainsFunc(config.Subjects, func(pattern string) bool { return subjectMatches(pattern, waits) }) {
+		config.Subjects = append(config.Subjects, delaySubject+config.Name+".>")
 	}
 	config.AllowMsgSchedules = true
-	if _, err = js.UpdateStream(ctx, config); err != nil {
+	if _, err := js.UpdateStream(ctx, config); err != nil {
 		return fmt.Errorf("allow schedules in stream %q: %w", config.Name, err)
 	}
 	return nil

@@ -53,6 +53,22 @@ func badSubject(text string, wildcards bool) string {
 	return ""
 }
 
+// subjectMatches reports whether a subject that a stream takes, which may hold wildcards, takes subject.
+func subjectMatches(pattern, subject string) bool {
+	tokens := strings.Split(subject, ".")
+	for i, part := range strings.Split(pattern, ".") {
+		switch {
+		case i == len(tokens):
+			return false
+		case part == ">":
+			return true
+		case part != "*" && part != tokens[i]:
+			return false
+		}
+	}
+	return strings.Count(pattern, ".") == len(tokens)-1
+}
+
 func printable(text string) string {
 	const enough = 80
 	if len(text) > enough {
