@@ -3,7 +3,6 @@
 package benchmarks
 
 import (
-	"runtime"
 	"testing"
 
 	"github.com/waybillmq/waybill/benchmarks/pairs"
@@ -40,9 +39,8 @@ type allocated struct{ objects, bytes float64 }
 
 // allocating measures body, which moves endToEnd messages: so many that making connections and tables does not show.
 func allocating(body func()) allocated {
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
+	used := pairs.StartMeter()
 	body()
-	runtime.ReadMemStats(&after)
-	return allocated{float64(after.Mallocs-before.Mallocs) / endToEnd, float64(after.TotalAlloc-before.TotalAlloc) / endToEnd}
+	bytes, objects := used.Allocated(endToEnd)
+	return allocated{objects, bytes}
 }

@@ -26,9 +26,12 @@ import (
 const (
 	topic      = "orders"
 	publishers = 64
+)
+
+var (
 	// endToEnd is how many messages one side of a pair moves.
-	endToEnd = 60_000
-	backlog  = 200_000
+	endToEnd = sized(60_000)
+	backlog  = sized(200_000)
 )
 
 // broker is a publisher with its confirms, and a way to know what it has.
@@ -121,7 +124,16 @@ func nothingLost(b *testing.B, db *sql.DB, to broker, n int) {
 		Scan(&confirmed, &others)
 	require.NoError(b, err)
 	require.Equal(b, []int{n, 0}, []int{confirmed, others}, "messages that are confirmed, and that are not")
-	require.GreaterOrEqual(b, to.stored(), n, "messages were lost")
+	delivered(b, to, n)
+}
+
+// delivered fails b unless the broker has n messages, and counts those that it has more than once.
+func delivered(b *testing.B, to broker, n int) {
+	b.Helper()
+	stored := to.stored()
+	pairs.Count(b, "lost", max(0, n-stored))
+	pairs.Count(b, "duplicated", max(0, stored-n))
+	require.GreaterOrEqual(b, stored, n, "messages were lost")
 }
 
 // publishAll sends n messages from many goroutines, one a call, and returns the rate at which they were settled.
@@ -135,25 +147,29 @@ func publishAll(b *testing.B, d database, db *sql.DB, store reliable.Store, to b
 		payload := make([]byte, payloadBytes)
 		ctx := context.Background()
 		last := make([]*tagging.Receipt, publishers)
-		start, used := time.Now(), pairs.StartMeter()
+		took := make(calls, n)
+		used := pairs.StartMeter()
 		var wg sync.WaitGroup
 		for g := range publishers {
 			wg.Go(func() {
-				for range n / publishers {
+				for i := range n / publishers {
+					start := time.Now()
 					receipt, err := o.Publish(ctx, reliable.Envelope{Topic: to.topic, Payload: payload})
 					if err != nil {
 						b.Error(err)
 						return
 					}
-					last[g] = receipt
+					last[g], took[i*publishers+g] = receipt, float64(time.Since(start))/float64(time.Millisecond)
 				}
 			})
 		}
 		wg.Wait()
 		require.False(b, b.Failed())
 		await(b, done)
-		elapsed = time.Since(start)
+		elapsed = used.Elapsed()
 		used.Log(b, "tagging", n)
+		used.Report(b, n)
+		took.report(b)
 		for _, receipt := range last {
 			statuses, err := receipt.Wait(ctx)
 			require.NoError(b, err)
@@ -245,7 +261,7 @@ func publishRaw(b *testing.B, to broker, n int) float64 {
 	}
 	elapsed := time.Since(start)
 	require.NoError(b, <-failed)
-	require.GreaterOrEqual(b, to.stored(), n, "messages were lost")
+	delivered(b, to, n)
 	return float64(n) / elapsed.Seconds()
 }
 
@@ -275,8 +291,9 @@ func drain(b *testing.B, d database, db *sql.DB, store reliable.Store, url strin
 	b.Helper()
 	ctx := context.Background()
 	empty(b, d, db)
-	envs := make([]reliable.Envelope, 500)
+	envs := make([]reliable.Envelope, min(n, 500))
 	payload := make([]byte, payloadBytes)
+	n = n / len(envs) * len(envs)
 	for range n / len(envs) {
 		for i := range envs {
 			envs[i] = reliable.Envelope{ID: reliable.NewID(), Topic: topic, Payload: payload}
@@ -287,7 +304,7 @@ func drain(b *testing.B, d database, db *sql.DB, store reliable.Store, url strin
 	to := rabbit(b, url)
 	defer to.close()
 	runtime.GC()
-	start, used := time.Now(), pairs.StartMeter()
+	used := pairs.StartMeter()
 	hooks, done := countSettled(n)
 	relaying(b, store, to, func(*tagging.Outbox) {
 		look := time.NewTicker(50 * time.Millisecond)
@@ -303,8 +320,9 @@ func drain(b *testing.B, d database, db *sql.DB, store reliable.Store, url strin
 			heap = max(heap, memory.Sys-memory.HeapReleased)
 		}
 	}, tagging.WithHooks(hooks))
-	elapsed := time.Since(start)
+	elapsed := used.Elapsed()
 	used.Log(b, "drain", n)
+	used.Report(b, n)
 	nothingLost(b, db, to, n)
 	return float64(n) / elapsed.Seconds(), heap
 }

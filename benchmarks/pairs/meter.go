@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -14,9 +15,10 @@ import (
 // Meter tells what a stretch of a run costs: on a machine with other work, CPU times say more than rates. Those of the
 // servers are of all servers of a kind on this machine, so they hold only what this run asks of them if nobody else does.
 type Meter struct {
-	began   time.Time
-	process time.Duration
-	servers map[string]time.Duration
+	began          time.Time
+	process        time.Duration
+	servers        map[string]time.Duration
+	bytes, objects uint64
 }
 
 // serverPrograms are the servers whose time is told.
@@ -24,12 +26,29 @@ var serverPrograms = []string{"mariadbd", "postgres", "beam.smp", "java"}
 
 // StartMeter begins a stretch.
 func StartMeter() Meter {
-	m := Meter{began: time.Now(), servers: make(map[string]time.Duration)}
+	m := Meter{servers: make(map[string]time.Duration)}
 	for _, name := range serverPrograms {
 		m.servers[name] = serverTime(name)
 	}
-	m.process = processTime()
+	m.bytes, m.objects = allocated()
+	m.process, m.began = processTime(), time.Now()
 	return m
+}
+
+// Elapsed is the time since the meter was started.
+func (m Meter) Elapsed() time.Duration { return time.Since(m.began) }
+
+// Report tells what each of n messages allocated since the meter was started, as metrics of b.
+func (m Meter) Report(b *testing.B, n int) {
+	bytes, objects := m.Allocated(n)
+	b.ReportMetric(bytes, "B/msg")
+	b.ReportMetric(objects, "allocs/msg")
+}
+
+// Allocated is what each of n messages allocated since the meter was started.
+func (m Meter) Allocated(n int) (bytes, objects float64) {
+	b, o := allocated()
+	return float64(b-m.bytes) / float64(n), float64(o-m.objects) / float64(n)
 }
 
 // Log says what each of n messages cost since the meter was started.
@@ -44,6 +63,13 @@ func (m Meter) Log(b testing.TB, what string, n int) {
 		}
 	}
 	b.Logf("%s: %.0f/s, CPU us per message: %s", what, float64(n)/time.Since(m.began).Seconds(), text.String())
+}
+
+// allocated is what this process has allocated so far.
+func allocated() (bytes, objects uint64) {
+	var memory runtime.MemStats
+	runtime.ReadMemStats(&memory)
+	return memory.TotalAlloc, memory.Mallocs
 }
 
 func processTime() time.Duration {

@@ -78,6 +78,23 @@ func Compare(b *testing.B, name, what, yardstick string, bar func(b *testing.B) 
 	}
 }
 
+// counts are the metrics that are sums, of each benchmark.
+var counts = struct {
+	sync.Mutex
+	of map[*testing.B]map[string]int
+}{of: make(map[*testing.B]map[string]int)}
+
+// Count adds n to a metric of b, which is the sum of all its runs.
+func Count(b *testing.B, unit string, n int) {
+	counts.Lock()
+	defer counts.Unlock()
+	if counts.of[b] == nil {
+		counts.of[b] = make(map[string]int)
+	}
+	counts.of[b][unit] += n
+	b.ReportMetric(float64(counts.of[b][unit]), unit)
+}
+
 // Report keeps a line for the end of the run.
 func Report(format string, args ...any) {
 	lastLines.Lock()

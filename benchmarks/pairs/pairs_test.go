@@ -25,6 +25,34 @@ func TestCompare_isTheMedianOfInterleavedPairs(t *testing.T) {
 	assert.Equal(t, []string{"bar", "ours", "ours", "bar", "bar", "ours", "ours", "bar", "bar", "ours"}, turns)
 }
 
+func TestCount_isTheSumOfAllRunsOfABenchmark(t *testing.T) {
+	require.NoError(t, flag.Set("test.benchtime", "1x"))
+	for range 2 {
+		result := testing.Benchmark(func(b *testing.B) {
+			Count(b, "duplicated", 2)
+			Count(b, "lost", 0)
+			Count(b, "duplicated", 3)
+		})
+		assert.InDelta(t, 5, result.Extra["duplicated"], 0)
+		assert.Contains(t, result.Extra, "lost")
+	}
+}
+
+func TestMeter_tellsWhatEachMessageAllocated(t *testing.T) {
+	var kept [][]byte
+	result := testing.Benchmark(func(b *testing.B) {
+		used := StartMeter()
+		for range 100 {
+			kept = append(kept, make([]byte, 10_000))
+		}
+		used.Report(b, 100)
+		assert.Positive(t, used.Elapsed())
+	})
+	assert.Len(t, kept[0], 10_000)
+	assert.GreaterOrEqual(t, result.Extra["B/msg"], 10_000.0)
+	assert.GreaterOrEqual(t, result.Extra["allocs/msg"], 1.0)
+}
+
 func TestPercentile(t *testing.T) {
 	values := []float64{4, 1, 3, 2}
 	assert.InDelta(t, 3, Median(values), 0)
