@@ -15,15 +15,22 @@ import (
 )
 
 // BenchmarkClaimBesideSettledRows claims and settles a hundred due rows at a time, in an empty table and beside a million
-// rows that are settled: what a claim costs follows what is due and not what is stored.
+// rows that are settled: what a claim costs follows what is due and not what is stored. A million rows in a minute leave
+// PostgreSQL with the work of several minutes, which its autovacuum does on the processors that the claims want: it is done
+// before they are measured, and claims beside it are reported too.
 func BenchmarkClaimBesideSettledRows(b *testing.B) {
 	const due, rounds, million = 100, 50, 1_000_000
 	for _, d := range []database{mariaDB, postgres, sqlite} {
 		b.Run(d.name, func(b *testing.B) {
-			_, store := d.open(b)
+			db, store := d.open(b)
 			for b.Loop() {
 				empty := claims(b, store, due, rounds)
 				settle(b, store, million)
+				if d.name == postgres.name {
+					b.ReportMetric(claims(b, store, due, rounds), "ms/claim-1M-unvacuumed")
+					_, err := db.Exec("VACUUM ANALYZE waybill_outbox")
+					require.NoError(b, err)
+				}
 				full := claims(b, store, due, rounds)
 				b.ReportMetric(empty, "ms/claim-empty")
 				b.ReportMetric(full, "ms/claim-1M")

@@ -53,7 +53,7 @@ SELECT ticket, size
 FROM {withheld}
 WHERE source = $1 AND ask_at <= {now}
 ORDER BY ask_at
-LIMIT $2
+` + first(2) + `
 FOR UPDATE SKIP LOCKED`),
 		LeaseUndecided: q(`
 UPDATE {withheld} SET ask_at = {now} + $1, asked = asked + 1 WHERE ticket = ANY ($2::text[])`),

@@ -22,7 +22,7 @@ func listening(t *testing.T, address string, n int) {
 	require.Eventually(t, func() bool {
 		var count int
 		err := db.QueryRowContext(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND "+
-			"pid <> pg_backend_pid() AND state = 'idle' AND query NOT LIKE 'UNLISTEN%' AND query LIKE '%min(due)%'").Scan(&count)
+			"pid <> pg_backend_pid() AND state = 'idle' AND query NOT LIKE 'UNLISTEN%' AND query LIKE '%ORDER BY due, stored_at LIMIT 1%'").Scan(&count)
 		return err == nil && count == n
 	}, 90*time.Second, 10*time.Millisecond)
 }
