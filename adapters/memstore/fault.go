@@ -32,6 +32,7 @@ const (
 	OpDecide             Op = "decide"
 	OpPurge              Op = "purge"
 	OpElect              Op = "elect"
+	OpPace               Op = "pace"
 	OpWake               Op = "wake"
 	OpCheck              Op = "check"
 	OpReceive            Op = "receive"

@@ -188,8 +188,12 @@ func TestWithFault_asksForEveryOperation(t *testing.T) {
 		memstore.OpLookup: func() error { _, err := store.Lookup(ctx, "a"); return err },
 		memstore.OpPurge:  func() error { _, err := store.Purge(ctx, reliable.Confirmed, 0, 1); return err },
 		memstore.OpElect:  func() error { _, err := store.Elect(ctx, "purge", "a", time.Minute); return err },
-		memstore.OpWake:   func() error { return store.Wake(ctx) },
-		memstore.OpCheck:  func() error { return store.Check(ctx) },
+		memstore.OpPace: func() error {
+			_, _, err := store.Pace(ctx, "resends", reliable.Pace{Every: time.Second, Burst: 1}, 1)
+			return err
+		},
+		memstore.OpWake:  func() error { return store.Wake(ctx) },
+		memstore.OpCheck: func() error { return store.Check(ctx) },
 	} {
 		require.ErrorIs(t, call(), errFault, op)
 		require.True(t, asked[op], op)

@@ -41,6 +41,25 @@ func (s *Store) Elect(ctx context.Context, chore, worker string, lease time.Dura
 	return elected, err
 }
 
+// Pace books turns; see [reliable.Pacer].
+func (s *Store) Pace(ctx context.Context, name string, pace reliable.Pace, n int) (booked int, first time.Duration, err error) {
+	err = s.do(ctx, OpPace, nil, func(now time.Time) error {
+		if err := pace.Check(name, n); err != nil {
+			return err
+		}
+		var then time.Duration
+		booked, first, then = pace.Book(s.paces[name].Sub(now), n)
+		if booked > 0 {
+			s.paces[name] = now.Add(then)
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, 0, err
+	}
+	return booked, first, nil
+}
+
 // wakeUp is guarded by Store.mu. A wake-up that finds nobody waiting is kept for the next to wait, so that a relay
 // which was claiming meanwhile looks again.
 type wakeUp struct {

@@ -15,6 +15,7 @@ var (
 	_ reliable.Inspector     = (*Store)(nil)
 	_ reliable.Purger        = (*Store)(nil)
 	_ reliable.Elector       = (*Store)(nil)
+	_ reliable.Pacer         = (*Store)(nil)
 	_ reliable.Waker         = (*Store)(nil)
 	_ reliable.Checker       = (*Store)(nil)
 	_ reliable.Compensator   = (*Store)(nil)
@@ -45,6 +46,7 @@ type Store struct {
 	reserved map[reliable.ID]*Tx        // stored by transactions that are still open
 	business map[string]any
 	terms    map[string]term
+	paces    map[string]time.Time // until when turns are booked
 	wake     wakeUp
 
 	inbox     map[reliable.Processed]time.Time // by when it was received
@@ -83,6 +85,7 @@ func New(opts ...Option) *Store {
 		reserved: make(map[reliable.ID]*Tx),
 		business: make(map[string]any),
 		terms:    make(map[string]term),
+		paces:    make(map[string]time.Time),
 
 		inbox:     make(map[reliable.Processed]time.Time),
 		receiving: make(map[reliable.Processed]*Tx),

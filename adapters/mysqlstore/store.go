@@ -19,6 +19,7 @@ var (
 	_ reliable.Inspector     = (*Store)(nil)
 	_ reliable.Purger        = (*Store)(nil)
 	_ reliable.Elector       = (*Store)(nil)
+	_ reliable.Pacer         = (*Store)(nil)
 	_ reliable.Waker         = (*Store)(nil)
 	_ reliable.Checker       = (*Store)(nil)
 	_ reliable.Compensator   = (*Store)(nil)
@@ -37,7 +38,7 @@ type core = sqlstore.Store
 
 // Store keeps envelopes in tables of a MySQL or MariaDB database. It implements [reliable.Store] and every optional
 // ability: [reliable.Transactor], [reliable.Holder], [reliable.Inspector], [reliable.Purger], [reliable.Elector],
-// [reliable.Waker], [reliable.Checker], [reliable.Compensator], [reliable.Operator], [reliable.Limited] and
+// [reliable.Pacer], [reliable.Waker], [reliable.Checker], [reliable.Compensator], [reliable.Operator], [reliable.Limited] and
 // [reliable.Portioned]. It is safe for concurrent use and starts no goroutine that outlives a call. It keeps the
 // statements that store few envelopes prepared on the connections of its pool, so a program makes one Store and keeps
 // it.

@@ -21,6 +21,7 @@ var (
 	_ reliable.Inspector     = (*Store)(nil)
 	_ reliable.Purger        = (*Store)(nil)
 	_ reliable.Elector       = (*Store)(nil)
+	_ reliable.Pacer         = (*Store)(nil)
 	_ reliable.Waker         = (*Store)(nil)
 	_ reliable.Checker       = (*Store)(nil)
 	_ reliable.Compensator   = (*Store)(nil)
@@ -39,7 +40,8 @@ type core = sqlstore.Store
 
 // Store keeps envelopes in tables of a SQLite database. It implements [reliable.Store] and every optional ability:
 // [reliable.Transactor], [reliable.Holder], [reliable.Inspector], [reliable.Purger], [reliable.Elector],
-// [reliable.Waker], [reliable.Checker], [reliable.Compensator], [reliable.Operator] and [reliable.Limited]. It is safe
+// [reliable.Pacer], [reliable.Waker], [reliable.Checker], [reliable.Compensator], [reliable.Operator] and
+// [reliable.Limited]. It is safe
 // for concurrent use and starts no goroutine.
 type Store struct {
 	*core

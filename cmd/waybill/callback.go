@@ -81,7 +81,7 @@ Logs go to standard error and never hold a payload or metadata.`,
 	flags.IntVar(&c.parallel, "parallel", 8, "how many messages of each topic are handled at a time; they share statements")
 	flags.DurationVar(&c.delay, "delay", 5*time.Minute, "when a message that was sent again is asked about once more")
 	flags.IntVar(&c.rounds, "rounds", 5, "how many times a message is sent again at most")
-	flags.Float64Var(&c.rate, "rate", 100, "resends a second at most, in this process ...")
+	flags.Float64Var(&c.rate, "rate", 100, "resends a second at most, of all services on one ledger: the same in each ...")
 	flags.IntVar(&c.burst, "burst", 100, "... and how many at once after a quiet time")
 	flags.DurationVar(&c.outage, "longest-outage", 24*time.Hour,
 		"the longest outage that is survived without sending again what was confirmed before it")

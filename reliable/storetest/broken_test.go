@@ -32,6 +32,7 @@ type broken struct {
 	list        func(ctx context.Context, req listRequest) (reliable.Page, error)
 	decide      func(ctx context.Context, d ruling) ([]verdict, error)
 	elect       func(ctx context.Context, chore, worker string, lease time.Duration) (bool, error)
+	pace        func(ctx context.Context, name string, pace reliable.Pace, n int) (int, time.Duration, error)
 	wake        func(ctx context.Context) error
 	awaitWake   func(ctx context.Context) error
 	check       func(ctx context.Context) error
@@ -218,6 +219,15 @@ func (b *broken) Elect(ctx context.Context, chore, worker string, lease time.Dur
 		return b.elect(ctx, chore, worker, lease)
 	}
 	return b.Store.Elect(ctx, chore, worker, lease)
+}
+
+func (b *broken) Pace(ctx context.Context, name string, pace reliable.Pace, n int) (int, time.Duration, error) {
+	if b.pace != nil {
+		b.lock.Lock()
+		defer b.lock.Unlock()
+		return b.pace(ctx, name, pace, n)
+	}
+	return b.Store.Pace(ctx, name, pace, n)
 }
 
 func (b *broken) Wake(ctx context.Context) error {

@@ -31,7 +31,7 @@ func by(checks ...string) []string { return checks }
 func allFlaws() []flaw {
 	return slices.Concat(
 		enqueueFlaws, claimFlaws, settleFlaws, lateFlaws, orderFlaws, transactionFlaws, holdFlaws, compensationFlaws,
-		insideFlaws, listFlaws, decideFlaws, overruleFlaws, inspectFlaws, purgeFlaws, fleetFlaws,
+		insideFlaws, listFlaws, decideFlaws, overruleFlaws, inspectFlaws, purgeFlaws, fleetFlaws, paceFlaws,
 		consumerFlaws, withholdFlaws,
 	)
 }

@@ -23,6 +23,7 @@ const (
 	Inspection   Ability = "Inspector"
 	Purging      Ability = "Purger"
 	Election     Ability = "Elector"
+	Pacing       Ability = "Pacer"
 	WakeUps      Ability = "Waker"
 	SelfCheck    Ability = "Checker"
 	Compensation Ability = "Compensator"
@@ -37,7 +38,7 @@ const (
 // AllAbilities lists every ability that the suite knows.
 func AllAbilities() []Ability {
 	return []Ability{
-		Transactions, Holds, Inspection, Purging, Election, WakeUps, SelfCheck, Compensation, Operation,
+		Transactions, Holds, Inspection, Purging, Election, Pacing, WakeUps, SelfCheck, Compensation, Operation,
 		OwnLimits, Receiving, Confirming, Marking, Withholding,
 	}
 }
@@ -54,6 +55,8 @@ func (a Ability) of(store reliable.Store) bool {
 		return has[reliable.Purger](store)
 	case Election:
 		return has[reliable.Elector](store)
+	case Pacing:
+		return has[reliable.Pacer](store)
 	case WakeUps:
 		return has[reliable.Waker](store)
 	case SelfCheck:
@@ -223,7 +226,7 @@ func Checks() []Check {
 		{"Compensation", insideChecks}, {"List", listChecks},
 		{"Decide", decideChecks}, {"Decide", overruleChecks}, {"Decide", modelChecks},
 		{"Decide", crowdChecks},
-		{"Inspect", inspectChecks}, {"Purge", purgeChecks}, {"Fleet", fleetChecks},
+		{"Inspect", inspectChecks}, {"Purge", purgeChecks}, {"Fleet", fleetChecks}, {"Pace", paceChecks},
 		{"Inbox", inboxChecks}, {"Processed", processedChecks}, {"Marker", markerChecks},
 		{"Withhold", withholdChecks},
 	} {

@@ -32,7 +32,7 @@ type Service struct {
 	limits        reliable.Limits
 	relay         *tagging.Outbox
 	requests      *requests
-	limit         *rateLimit
+	limit         *resendLimit
 	counts        serviceCounts
 
 	storing gather[*storing]
@@ -55,10 +55,7 @@ func NewService(ledger reliable.Store, resender Resender, scheduler reliable.Sch
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{
-		cfg: cfg, ledger: ledger, scheduler: scheduler, limits: reliable.DefaultLimits(),
-		limit: &rateLimit{interval: time.Duration(float64(time.Second) / cfg.resendRate), burst: cfg.resendBurst},
-	}
+	s := &Service{cfg: cfg, ledger: ledger, scheduler: scheduler, limits: reliable.DefaultLimits(), limit: newResendLimit(ledger, &cfg)}
 	s.confirmations, _ = reliable.Ability[reliable.Confirmations](ledger)
 	if limited, ok := reliable.Ability[reliable.Limited](ledger); ok {
 		s.limits = s.limits.Stricter(limited.Limits())

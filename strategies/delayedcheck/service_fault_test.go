@@ -79,7 +79,7 @@ func TestService_anotherProcessGoesOnWithWhatADeadOneLeft(t *testing.T) {
 					return delayedcheck.Resent, nil
 				}}
 				first := &process{Store: store}
-				s1 := service(t, first, shop, nil, delayedcheck.WithServiceDrainTimeout(0), delayedcheck.WithResendTimeout(time.Minute))
+				s1 := service(t, first, shop, nil, delayedcheck.WithServiceDrainTimeout(0), delayedcheck.WithResendTimeout(30*time.Second))
 				require.NoError(t, s1.Checks(due(t, "order-1")))
 				if c.during {
 					kill := dies(s1, first)
@@ -186,45 +186,6 @@ func TestService_aProducerThatHangsKeepsNoOther(t *testing.T) {
 		}
 		assert.Less(t, asked, 50, "one probe at a time, not everything again and again")
 		assert.Equal(t, 500, standing(store)[reliable.Pending], "an outage fails nothing")
-	})
-}
-
-func TestService_aStormIsKeptToTheRate(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		const (
-			messages = 300
-			every    = 6 * time.Second  // half an hour of messages
-			slow     = 50 * time.Minute // ten times the delay
-			rate     = 0.1
-			burst    = 5
-		)
-		store, shop := memstore.New(), answering(delayedcheck.Resent)
-		s := service(t, store, shop, nil, delayedcheck.WithResendRate(rate, burst), delayedcheck.WithMaxRounds(100))
-		runService(t, s)
-		for i := range messages {
-			time.Sleep(every)
-			require.NoError(t, s.Checks(due(t, messageID(i))))
-		}
-		time.Sleep(slow - messages*every)
-		for i := range messages {
-			time.Sleep(every)
-			confirm(t, s, messageID(i), "billing")
-		}
-		later(2 * time.Hour)
-
-		shop.mu.Lock()
-		defer shop.mu.Unlock()
-		for i := range shop.all {
-			for j := i; j < len(shop.all); j++ {
-				most := burst + rate*shop.all[j].Sub(shop.all[i]).Seconds()
-				require.LessOrEqual(t, float64(j-i+1), most+1.01, "resends %d to %d", i, j)
-			}
-		}
-		assert.NotZero(t, s.Stats().RateLimited)
-		assert.NotZero(t, s.Stats().Superfluous)
-		assert.Equal(t, len(shop.all), int(s.Stats().Resends))
-		assert.Zero(t, standing(store)[reliable.Pending]+standing(store)[reliable.Failed])
-		t.Logf("%d resends for %d messages", len(shop.all), messages)
 	})
 }
 

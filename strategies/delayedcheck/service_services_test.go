@@ -16,6 +16,16 @@ func TestService_onMariaDB(t *testing.T) { onLedger(t, mariaDBURL(t)) }
 
 func TestService_onPostgreSQL(t *testing.T) { onLedger(t, testenv.Postgres(t)) }
 
+func TestService_paceOnMariaDB(t *testing.T) {
+	t.Parallel()
+	pacedOn(t, mariaDBURL(t))
+}
+
+func TestService_paceOnPostgreSQL(t *testing.T) {
+	t.Parallel()
+	pacedOn(t, testenv.Postgres(t))
+}
+
 // mariaDBURL makes a database and returns its URL.
 func mariaDBURL(t testing.TB) string {
 	t.Helper()

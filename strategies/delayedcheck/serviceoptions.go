@@ -48,8 +48,9 @@ const (
 	retentionUnset = time.Duration(0)
 	// leastRetention is the default where the delays and the outage need less.
 	leastRetention = 7 * 24 * time.Hour
-	// windowTime is how long the last of the requests under way waits for its token, where the rate is not even lower.
-	windowTime = 10 * time.Second
+	// windowTime is how long the last of the requests under way waits for its turn where no other process resends, and how
+	// far ahead turns are booked where the rate is not even lower.
+	windowTime = 5 * time.Second
 )
 
 func newServiceConfig(ledger reliable.Store, resender Resender, opts []ServiceOption) (serviceConfig, error) {
@@ -110,10 +111,18 @@ func (c *serviceConfig) between(field string, value, low, high time.Duration) bo
 	return true
 }
 
-// window is how many requests are under way at most: with a low rate fewer, so that none waits long for its token.
+// window is how many requests are under way at most: with a low rate fewer, so that none waits long for its turn.
 func (c *serviceConfig) window() int {
 	return max(1, min(c.atOnce, int(math.Min(c.resendRate*windowTime.Seconds(), 1e6))))
 }
+
+// resendInterval is the time from one resend to the next.
+func (c *serviceConfig) resendInterval() time.Duration {
+	return time.Duration(float64(time.Second) / c.resendRate)
+}
+
+// turnPatience is how far ahead resends are booked.
+func (c *serviceConfig) turnPatience() time.Duration { return max(windowTime, c.resendInterval()) }
 
 // resenderOf returns who sends a producer's messages again; nil if nobody is known.
 func (c *serviceConfig) resenderOf(producer string) Resender {
@@ -170,14 +179,17 @@ func WithMaxRounds(rounds int) ServiceOption {
 	}
 }
 
-// WithResendRate limits how many resends a second this process asks for, and how many of them at once after a quiet time;
-// default 100 and 100. It keeps slow consumers, whose confirms all come late, from being sent everything again at once.
-// It holds for each process: divide by their number.
+// WithResendRate limits how many resends a second all processes on this ledger together ask for, and how many of them at once
+// after a quiet time; default 100 and 100, for all of them the same. It keeps slow consumers, whose confirms all come late,
+// from being sent everything again at once: a fifth of what they can process leaves them four fifths for what is new. Too
+// little, and what was lost comes late.
+//
+// With a ledger that is no [reliable.Pacer] it holds for each process: divide by their number.
 func WithResendRate(perSecond float64, burst int) ServiceOption {
 	return func(c *serviceConfig) {
-		if !(perSecond >= 1.0/60 && perSecond <= 100_000) || burst < 1 {
-			c.invalid("WithResendRate", "%v a second must lie between 1 a minute and 100000 a second, and the burst of %d be at least 1",
-				perSecond, burst)
+		if !(perSecond >= 1.0/60 && perSecond <= 100_000) || burst < 1 || float64(burst) > max(1, 3600*perSecond) {
+			c.invalid("WithResendRate", "%v a second must lie between 1 a minute and 100000 a second, and the burst of %d between 1 "+
+				"and what an hour gives", perSecond, burst)
 			return
 		}
 		c.resendRate, c.resendBurst = perSecond, burst

@@ -40,11 +40,10 @@ func (r *requests) open(ctx context.Context) {
 // wait returns once no resend is under way.
 func (r *requests) wait() { r.under.Wait() }
 
-// MaxConfirmWait is how long a request may wait for its token, its producer and the ledger.
+// MaxConfirmWait is how long a request may wait for its turn, its producer and the ledger.
 func (r *requests) MaxConfirmWait() time.Duration {
 	cfg := &r.s.cfg
-	tokens := time.Duration(float64(cfg.window()) / cfg.resendRate * float64(time.Second))
-	return tokens + 2*cfg.resendTimeout + 4*cfg.ledgerTimeout
+	return r.s.limit.longestWait() + 2*cfg.resendTimeout + 6*cfg.ledgerTimeout
 }
 
 // Publish begins to work on requests. The relay's window bounds how many are under way.
@@ -126,11 +125,13 @@ func (s *Service) work(ctx context.Context, request *reliable.Attempt) (reliable
 		return reliable.Rejected, fmt.Errorf("no resender is configured for producer %q: add it, then requeue", request.Topic)
 	}
 	waited, err := s.limit.wait(ctx)
-	if err != nil {
-		return reliable.Unknown, fmt.Errorf("not resent, the service stops: %w", err)
-	}
 	if waited {
 		s.counts.limited.Add(1)
+	}
+	if err != nil {
+		return reliable.Unknown, fmt.Errorf("not resent: %w", err)
+	}
+	if waited {
 		if missing, err = s.missing(waits); err != nil || len(missing) == 0 {
 			s.limit.putBack()
 		}

@@ -27,7 +27,7 @@ type ServiceStats struct {
 	Resends, Dropped, Open, Unknowable, Errors uint64
 	// Superfluous are requests that ended without a resend because the confirms had come meanwhile.
 	Superfluous uint64
-	// RateLimited are resends that had to wait for the limit on their rate.
+	// RateLimited are requests that had to wait for the limit on the rate of resends, those included that it put off.
 	RateLimited uint64
 	// Exhausted are requests that were failed after all rounds, Unconfigured those of a producer that nobody knows, and
 	// Failed all that were failed, for whatever reason.
