@@ -28,6 +28,10 @@ run-matrix: services-up ## Run one binary over every combination of databases an
 run-delayedcheck: ## Run the example that keeps no message row, with processes that are killed; needs nothing installed
 	go run ./examples/delayedcheck
 
+.PHONY: run-delayedcheck-services
+run-delayedcheck-services: services-up ## Run that example on RabbitMQ and MariaDB, Kafka and PostgreSQL, PostgreSQL alone
+	go run ./examples/delayedcheck -on RabbitMQ+MariaDB,Kafka+PostgreSQL,PostgreSQL+PostgreSQL
+
 .PHONY: run-compensation
 run-compensation: ## Run the example of what becomes of messages that cannot be sent; needs nothing installed
 	go run ./examples/compensation

@@ -6,50 +6,48 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
 
-	"github.com/waybillmq/waybill/adapters/natsbroker"
-	"github.com/waybillmq/waybill/adapters/sqlitestore"
+	"github.com/waybillmq/waybill/examples/internal/backends"
+	"github.com/waybillmq/waybill/reliable/backend"
 	"github.com/waybillmq/waybill/strategies/delayedcheck"
 	"github.com/waybillmq/waybill/strategies/delayedcheck/httprpc"
 )
 
 // callback is the process of the callback service, with a ledger of its own.
 func callback(ctx context.Context, s stage, out io.Writer) (err error) {
-	ledger, err := sqlitestore.Open(ctx, s.ledgerDB())
+	ledger, err := openStore(ctx, s.Callback,
+		`CREATE TABLE IF NOT EXISTS answered (check_id VARCHAR(64), id VARCHAR(64))`) // for the audit alone
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, ledger.Close()) }()
-	_, err = ledger.DB().ExecContext(ctx, `CREATE TABLE IF NOT EXISTS answered (check_id TEXT PRIMARY KEY, id TEXT)`) // for the audit alone
+	broker, err := s.openBroker(ctx)
 	if err != nil {
 		return err
 	}
-	key, err := httprpc.ParseKey(s.Key)
+	defer func() { err = errors.Join(err, broker.Close()) }()
+	delay, err := backends.DelayOf(ctx, broker, s.Delay)
 	if err != nil {
 		return err
 	}
-	shop, err := httprpc.NewClient(fmt.Sprintf("http://127.0.0.1:%d/resend", s.ShopPort), key)
+	defer func() { err = errors.Join(err, delay.Close()) }()
+	service, err := s.service(ledger, delay)
 	if err != nil {
 		return err
 	}
+
 	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	var ran chan error // what became of the service's Run, once it runs
-	err = consume(ctx, s, out, "callback", func(router *message.Router, nats *natsbroker.Broker, subscriber message.Subscriber) error {
-		scheduler := nats.Scheduler()
-		service, err := delayedcheck.NewService(ledger, nil, scheduler,
-			delayedcheck.WithResender(shopName, shop), delayedcheck.WithNextCheck(checksTopic, checkDelay),
-			// Short, because this is a demonstration.
-			delayedcheck.WithPollEvery(200*time.Millisecond), delayedcheck.WithResendBackoff(200*time.Millisecond, time.Second),
-			delayedcheck.WithServiceLogger(slog.New(slog.DiscardHandler)))
-		if err != nil {
-			return errors.Join(err, scheduler.Close())
-		}
-		router.AddConsumerHandler("processed", processedTopic, subscriber, service.Processed)
-		router.AddConsumerHandler("checks", checksTopic, subscriber, func(msg *message.Message) error {
+	var working sync.WaitGroup
+	var resending, delaying error
+	working.Go(func() { resending = service.Run(ctx) })
+	working.Go(func() { delaying = delay.Run(ctx) })
+	err = consume(ctx, broker, s.group(callbackRole), out, map[string]message.NoPublishHandlerFunc{
+		s.processedTopic(): service.Processed,
+		s.checksTopic(): func(msg *message.Message) error {
 			if err := service.Checks(msg); err != nil {
 				return err
 			}
@@ -57,17 +55,28 @@ func callback(ctx context.Context, s stage, out io.Writer) (err error) {
 			if err != nil {
 				return err
 			}
-			_, err = ledger.DB().ExecContext(msg.Context(), `INSERT INTO answered (check_id, id) VALUES (?, ?) ON CONFLICT DO NOTHING`,
-				msg.UUID, check.Message.ID)
+			_, err = backends.Exec(msg.Context(), ledger, `INSERT INTO answered (check_id, id) VALUES (?, ?)`, msg.UUID, string(check.Message.ID))
 			return err
-		})
-		ran = make(chan error, 1)
-		go func() { ran <- errors.Join(service.Run(ctx), scheduler.Close()) }()
-		return nil
+		},
 	})
 	stop()
-	if ran != nil {
-		err = errors.Join(err, <-ran)
+	working.Wait()
+	return errors.Join(err, resending, delaying)
+}
+
+// service makes the callback service, which knows the shop's address.
+func (s stage) service(ledger backend.Store, delay *backends.Delay) (*delayedcheck.Service, error) {
+	key, err := httprpc.ParseKey(s.Key)
+	if err != nil {
+		return nil, err
 	}
-	return err
+	shop, err := httprpc.NewClient(fmt.Sprintf("http://127.0.0.1:%d/resend", s.ShopPort), key)
+	if err != nil {
+		return nil, err
+	}
+	return delayedcheck.NewService(ledger, nil, delay,
+		delayedcheck.WithResender(shopRole, shop), delayedcheck.WithNextCheck(s.checksTopic(), s.Delay),
+		// Short, because this is a demonstration.
+		delayedcheck.WithPollEvery(200*time.Millisecond), delayedcheck.WithResendBackoff(200*time.Millisecond, time.Second),
+		delayedcheck.WithServiceLogger(slog.New(slog.DiscardHandler)))
 }

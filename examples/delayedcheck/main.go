@@ -3,11 +3,17 @@
 //
 //	go run ./examples/delayedcheck -orders 1000
 //
-// Four processes run, each with files of its own: a broker (NATS), the shop that places orders and answers resend requests,
-// shipping that consumes them, and the callback service that keeps what was processed and asks for what was not. This
-// program starts them, kills the shop with -9 where it has committed orders and not sent their messages, kills shipping and
-// the callback service, restarts the broker, and in the end compares what was committed with what was received. Delays are
-// seconds here; by default a check comes after five minutes.
+// Three processes run, each with a database of its own: the shop that places orders and answers resend requests, shipping
+// that consumes them, and the callback service that keeps what was processed and asks for what was not. The broker is a
+// fourth one. This program starts them, kills the shop with -9 where it has committed orders and not sent their messages,
+// kills shipping and the callback service, restarts the broker, and in the end compares what was committed with what was
+// received. Delays are seconds here; by default a check comes after five minutes.
+//
+// The same on servers, where the broker's is really stopped and started:
+//
+//	make run-delayedcheck-services
+//
+// What a run takes place on is all that differs, see pairs.go.
 package main
 
 import (
@@ -16,6 +22,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
@@ -24,6 +31,9 @@ import (
 
 // roleVariable tells a child process what it is.
 const roleVariable = "WAYBILL_EXAMPLE_ROLE"
+
+// patience is how long to wait, once all orders are placed, for the last one to be shipped and every check to be answered.
+const patience = 2 * time.Minute
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -41,30 +51,44 @@ func run(ctx context.Context, role string, args []string, out io.Writer) error {
 	}
 	flags := flag.NewFlagSet("delayedcheck", flag.ContinueOnError)
 	orders := flags.Int("orders", 1000, "how many orders to place, at least 10")
+	on := flags.String("on", embeddedPair.name, "what to run on, one or several, separated by commas, of "+pairNames())
+	stop := flags.String("stop", "scripts/services.sh down", "the command that stops a broker; the server's name is appended")
+	start := flags.String("start", "scripts/services.sh up", "the command that starts it, and returns when it answers")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	result, err := direct(ctx, *orders, 2*time.Minute, out)
+	chosen, err := choose(*on, *stop, *start)
 	if err != nil {
 		return err
 	}
-	return result.Err()
+	var problems []error
+	for _, p := range chosen {
+		result, err := direct(ctx, p, *orders, patience, out)
+		if err = errors.Join(err, result.Err()); err != nil {
+			problems = append(problems, fmt.Errorf("%s: %w", p.name, err))
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return errors.Join(problems...)
 }
 
 // play is what a child process does: one role, until ctx ends.
 func play(ctx context.Context, role string, out io.Writer) error {
+	slog.SetDefault(slog.New(slog.DiscardHandler)) // adapters would tell of each outage
 	stage, err := stageFromEnvironment()
 	if err != nil {
 		return err
 	}
 	switch role {
-	case "broker":
-		err = broker(ctx, stage, out)
-	case "shop":
+	case brokerRole:
+		err = embeddedBroker(ctx, stage, out)
+	case shopRole:
 		err = shop(ctx, stage, out)
-	case "shipping":
+	case shippingRole:
 		err = shipping(ctx, stage, out)
-	case "callback":
+	case callbackRole:
 		err = callback(ctx, stage, out)
 	default:
 		return fmt.Errorf("there is no role %q", role)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -31,7 +32,7 @@ func TestMain(m *testing.M) {
 
 func TestExample_losesNothingWhenEverybodyIsKilled(t *testing.T) {
 	var out bytes.Buffer
-	result, err := direct(t.Context(), 200, 5*time.Minute, &out)
+	result, err := direct(t.Context(), embeddedPair, 200, 5*time.Minute, &out)
 	require.NoError(t, err, out.String())
 	require.NoError(t, result.Err(), out.String())
 	assert.Equal(t, 200, result.Orders)
@@ -42,7 +43,7 @@ func TestExample_losesNothingWhenEverybodyIsKilled(t *testing.T) {
 }
 
 func TestResult_isAnErrorWhenAPromiseIsBroken(t *testing.T) {
-	kept := Result{Orders: 10, Confirmed: 10, Delivered: 10, Checks: 10, Resends: 1}
+	kept := Result{Orders: 10, Confirmed: 10, Delivered: 10, Checks: 10, Resends: 1, byKill: 1}
 	require.NoError(t, kept.Err())
 	for name, breakIt := range map[string]func(*Result){
 		"not delivered":   func(r *Result) { r.Lost = 1 },
@@ -51,7 +52,7 @@ func TestResult_isAnErrorWhenAPromiseIsBroken(t *testing.T) {
 		"still pending":   func(r *Result) { r.Pending = 1 },
 		"not confirmed":   func(r *Result) { r.Confirmed = 9 },
 		"not answered":    func(r *Result) { r.unchecked = 1 },
-		"sent again":      func(r *Result) { r.Resends = 0 },
+		"not by the kill": func(r *Result) { r.byKill = 0 },
 	} {
 		t.Run(name, func(t *testing.T) {
 			broken := kept
@@ -59,4 +60,16 @@ func TestResult_isAnErrorWhenAPromiseIsBroken(t *testing.T) {
 			assert.Error(t, broken.Err())
 		})
 	}
+}
+
+func TestChoose_knowsEveryPairByItsName(t *testing.T) {
+	chosen, err := choose(strings.ReplaceAll(pairNames(), ", ", ","), "echo stopped", "echo started; exit 3;")
+	require.NoError(t, err)
+	require.Len(t, chosen, len(serverPairs)+1)
+	for _, p := range chosen[1:] {
+		require.NoError(t, p.stop(t.Context()))
+		require.ErrorContains(t, p.start(t.Context()), "started", "%s: what a command says is told", p.name)
+	}
+	_, err = choose("NATS+SQLite,Oracle+Oracle", "", "")
+	require.ErrorContains(t, err, `no "Oracle+Oracle" to run on; possible are NATS+SQLite, RabbitMQ+MariaDB`)
 }

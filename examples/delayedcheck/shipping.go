@@ -10,64 +10,57 @@ import (
 	"github.com/ThreeDotsLabs/watermill"
 	"github.com/ThreeDotsLabs/watermill/message"
 
-	"github.com/waybillmq/waybill/adapters/natsbroker"
-	"github.com/waybillmq/waybill/adapters/sqlitestore"
+	"github.com/waybillmq/waybill/examples/internal/backends"
 	"github.com/waybillmq/waybill/middleware"
+	"github.com/waybillmq/waybill/reliable/backend"
 )
 
 // shipping is the process that consumes orders. Each one is shipped once, however often its message comes, and confirmed
 // before the ack.
 func shipping(ctx context.Context, s stage, out io.Writer) (err error) {
-	store, err := sqlitestore.Open(ctx, s.shippingDB())
+	store, err := openStore(ctx, s.Shipping,
+		`CREATE TABLE IF NOT EXISTS shipments (id VARCHAR(64) PRIMARY KEY)`,
+		`CREATE TABLE IF NOT EXISTS receipts (id VARCHAR(64))`) // for the audit alone
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	for _, table := range []string{
-		`CREATE TABLE IF NOT EXISTS shipments (id TEXT PRIMARY KEY)`,
-		`CREATE TABLE IF NOT EXISTS receipts (number INTEGER PRIMARY KEY, id TEXT)`, // for the audit alone
-	} {
-		if _, err := store.DB().ExecContext(ctx, table); err != nil {
-			return err
-		}
+	broker, err := s.openBroker(ctx)
+	if err != nil {
+		return err
 	}
-	ship, err := middleware.Once(store, nil, shippingGroup, func(ctx context.Context, tx *sql.Tx, msg *message.Message) error {
-		_, err := tx.ExecContext(ctx, `INSERT INTO shipments (id) VALUES (?)`, msg.UUID)
+	defer func() { err = errors.Join(err, broker.Close()) }()
+
+	insert := backends.Query(store, `INSERT INTO shipments (id) VALUES (?)`)
+	ship, err := middleware.Once(store, nil, shippingRole, func(ctx context.Context, tx *sql.Tx, msg *message.Message) error {
+		_, err := tx.ExecContext(ctx, insert, msg.UUID)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	return consume(ctx, s, out, shippingGroup, func(router *message.Router, nats *natsbroker.Broker, subscriber message.Subscriber) error {
-		confirmed, err := middleware.ConfirmProcessed(shippingGroup, nats.Watermill(), processedTopic)
-		if err != nil {
-			return err
-		}
-		handle := confirmed(ship)
-		router.AddConsumerHandler("ship", ordersTopic, subscriber, func(msg *message.Message) error {
-			if _, err := store.DB().ExecContext(msg.Context(), `INSERT INTO receipts (id) VALUES (?)`, msg.UUID); err != nil {
+	publisher := broker.Watermill()
+	defer func() { err = errors.Join(err, publisher.Close()) }()
+	confirmed, err := middleware.ConfirmProcessed(shippingRole, publisher, s.processedTopic())
+	if err != nil {
+		return err
+	}
+	handle := confirmed(ship)
+	return consume(ctx, broker, s.group(shippingRole), out, map[string]message.NoPublishHandlerFunc{
+		s.ordersTopic(): func(msg *message.Message) error {
+			if _, err := backends.Exec(msg.Context(), store, `INSERT INTO receipts (id) VALUES (?)`, msg.UUID); err != nil {
 				return err
 			}
 			return handle(msg)
-		})
-		return nil
+		},
 	})
 }
 
-// consume runs a router with the handlers that add adds, until ctx ends.
-func consume(ctx context.Context, s stage, out io.Writer, group string,
-	add func(*message.Router, *natsbroker.Broker, message.Subscriber) error,
+// consume runs a router with a handler for each topic, until ctx ends.
+func consume(ctx context.Context, broker backend.Broker, group string, out io.Writer,
+	handlers map[string]message.NoPublishHandlerFunc,
 ) (err error) {
-	nats, err := s.nats()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, nats.Close()) }()
-	if err := nats.Declare(ctx); err != nil {
-		return err
-	}
-	// What a process had in its hands when it was killed is delivered again after the ack wait.
-	subscriber, err := nats.Subscriber(group, natsbroker.WithAckWait(ackWait), natsbroker.WithConcurrency(16))
+	subscriber, err := broker.Subscribe(group)
 	if err != nil {
 		return err
 	}
@@ -76,8 +69,8 @@ func consume(ctx context.Context, s stage, out io.Writer, group string,
 	if err != nil {
 		return err
 	}
-	if err := add(router, nats, subscriber); err != nil {
-		return err
+	for topic, handle := range handlers {
+		router.AddConsumerHandler(topic, topic, subscriber, handle)
 	}
 	go func() {
 		<-router.Running()

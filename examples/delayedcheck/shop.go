@@ -15,8 +15,9 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/waybillmq/waybill/adapters/sqlitestore"
+	"github.com/waybillmq/waybill/examples/internal/backends"
 	"github.com/waybillmq/waybill/reliable"
+	"github.com/waybillmq/waybill/reliable/backend"
 	"github.com/waybillmq/waybill/strategies/delayedcheck"
 	"github.com/waybillmq/waybill/strategies/delayedcheck/httprpc"
 )
@@ -27,46 +28,28 @@ const clerks = 8
 // shop is the process that places orders and answers resend requests. The store begins its transactions; no message is
 // stored in it.
 func shop(ctx context.Context, s stage, out io.Writer) (err error) {
-	store, err := sqlitestore.Open(ctx, s.shopDB())
+	store, err := openStore(ctx, s.Shop,
+		`CREATE TABLE IF NOT EXISTS orders (id VARCHAR(64) PRIMARY KEY, quantity INT)`,
+		`CREATE TABLE IF NOT EXISTS resends (id VARCHAR(64))`) // for the audit alone
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	db := store.DB()
-	for _, table := range []string{
-		`CREATE TABLE IF NOT EXISTS orders (id TEXT PRIMARY KEY, quantity INTEGER)`,
-		`CREATE TABLE IF NOT EXISTS resends (number INTEGER PRIMARY KEY, id TEXT)`, // for the audit alone
-	} {
-		if _, err := db.ExecContext(ctx, table); err != nil {
-			return err
-		}
-	}
-	nats, err := s.nats()
+	broker, err := s.openBroker(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, nats.Close()) }()
-	scheduler := nats.Scheduler()
-	defer func() { err = errors.Join(err, scheduler.Close()) }()
-	witness, err := sqlitestore.NewRowWitness(db, sqlitestore.WitnessRow{Table: "orders", Column: "id", Promise: sqlitestore.RowPromise{
-		TransactionInserts: true, KeyIsUnique: true, NeverDeletedInTime: true, SameWritableNode: true, IDDerivesFromRow: true,
-	}})
+	defer func() { err = errors.Join(err, broker.Close()) }()
+	delay, err := backends.DelayOf(ctx, broker, s.Delay)
 	if err != nil {
 		return err
 	}
-	var publisher reliable.Publisher = nats
-	if s.HoldAt > 0 {
-		publisher = &holding{Publisher: nats, id: orderID(s.HoldAt), out: out}
-	}
-	sender, err := delayedcheck.NewSender(publisher, nats, scheduler,
-		delayedcheck.WithTransactions(store), delayedcheck.WithWitness(witness),
-		delayedcheck.WithGroups(shippingGroup), delayedcheck.WithProducerName(shopName),
-		delayedcheck.WithCheckTopic(checksTopic), delayedcheck.WithCheckDelay(checkDelay), delayedcheck.WithCheckTimeout(time.Second),
-		delayedcheck.WithSenderLogger(slog.New(slog.DiscardHandler)))
+	defer func() { err = errors.Join(err, delay.Close()) }()
+	sender, err := s.sender(store, broker, delay, out)
 	if err != nil {
 		return err
 	}
-	stopServing, err := serveResends(ctx, s, &noting{Resender: sender, db: db})
+	stopServing, err := serveResends(ctx, s, &noting{sender, store})
 	if err != nil {
 		return err
 	}
@@ -74,7 +57,7 @@ func shop(ctx context.Context, s stage, out io.Writer) (err error) {
 	ran := make(chan error, 1)
 	go func() { ran <- sender.Run(sending) }()
 
-	err = placeAll(ctx, s, db, sender, out)
+	err = placeAll(ctx, s, &clerk{store, sender, s.ordersTopic()}, out)
 	if err == nil {
 		fmt.Fprintln(out, "placed all")
 		<-ctx.Done()
@@ -84,10 +67,31 @@ func shop(ctx context.Context, s stage, out io.Writer) (err error) {
 	return errors.Join(err, <-ran)
 }
 
+// sender makes what sends the messages. Their checks are durable before each COMMIT, so it writes no row for them.
+func (s stage) sender(store backend.Store, broker backend.Broker, delay *backends.Delay, out io.Writer) (*delayedcheck.Sender, error) {
+	transactions, ok := reliable.Ability[reliable.Transactor](store)
+	if !ok {
+		return nil, errors.New("the store begins no transactions")
+	}
+	witness, err := backends.WitnessOf(store, "orders", "id")
+	if err != nil {
+		return nil, err
+	}
+	var publisher reliable.Publisher = broker
+	if s.HoldAt > 0 {
+		publisher = &holding{Publisher: broker, id: orderID(s.HoldAt), out: out}
+	}
+	return delayedcheck.NewSender(publisher, broker, delay,
+		delayedcheck.WithTransactions(transactions), delayedcheck.WithWitness(witness),
+		delayedcheck.WithGroups(shippingRole), delayedcheck.WithProducerName(shopRole),
+		delayedcheck.WithCheckTopic(s.checksTopic()), delayedcheck.WithCheckDelay(s.Delay), delayedcheck.WithCheckTimeout(time.Second),
+		delayedcheck.WithSenderLogger(slog.New(slog.DiscardHandler)))
+}
+
 func orderID(number int) reliable.ID { return reliable.ID(fmt.Sprintf("order-%06d", number)) }
 
 // placeAll places the orders that are not there yet.
-func placeAll(ctx context.Context, s stage, db *sql.DB, sender *delayedcheck.Sender, out io.Writer) error {
+func placeAll(ctx context.Context, s stage, c *clerk, out io.Writer) error {
 	fmt.Fprintln(out, ready)
 	var next, placed atomic.Int64
 	var failed error
@@ -100,7 +104,7 @@ func placeAll(ctx context.Context, s stage, db *sql.DB, sender *delayedcheck.Sen
 				if number > s.Orders || ctx.Err() != nil {
 					return
 				}
-				if err := place(ctx, db, sender, number); err != nil {
+				if err := c.place(ctx, number); err != nil {
 					once.Do(func() { failed = err })
 					return
 				}
@@ -114,37 +118,49 @@ func placeAll(ctx context.Context, s stage, db *sql.DB, sender *delayedcheck.Sen
 	return errors.Join(failed, ctx.Err())
 }
 
-// place stores the order with its message, again while the broker cannot take its check.
-func place(ctx context.Context, db *sql.DB, sender *delayedcheck.Sender, number int) error {
+// clerk places orders. It is safe for concurrent use.
+type clerk struct {
+	store  backend.Store
+	sender *delayedcheck.Sender
+	topic  string
+}
+
+// place has an order stored with its check, and its message sent, again while broker or database are away.
+func (c *clerk) place(ctx context.Context, number int) error {
+	for deadline := time.Now().Add(3 * time.Minute); ; { // servers of a busy machine take their time
+		err := c.try(ctx, number)
+		if err == nil {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("place %s: %w", orderID(number), err)
+		}
+		select { // it was not committed, or nobody knows: the customer tries once more
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (c *clerk) try(ctx context.Context, number int) error {
 	id := orderID(number)
 	payload, err := json.Marshal(map[string]any{"id": id, "item": "teapot", "quantity": 1 + number%3})
 	if err != nil {
 		return err
 	}
-	for {
-		err := delayedcheck.InTx(ctx, sender, db, func(tx *sql.Tx, out *delayedcheck.Scope) error {
-			stored, err := tx.ExecContext(ctx, `INSERT INTO orders (id, quantity) VALUES (?, ?) ON CONFLICT DO NOTHING`, id, 1+number%3)
-			if err != nil {
-				return err
-			}
-			if n, err := stored.RowsAffected(); err != nil || n == 0 { // before this process was killed
-				return err
-			}
-			return out.Send(reliable.Envelope{ID: id, Topic: ordersTopic, Payload: payload})
-		})
-		switch {
-		case err == nil:
-			return nil
-		case errors.Is(err, delayedcheck.ErrNotChecked), errors.Is(err, delayedcheck.ErrTooOld):
-			select { // nothing was committed: the customer tries once more
-			case <-time.After(200 * time.Millisecond):
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		default:
-			return fmt.Errorf("place %s: %w", id, err)
+	find := backends.Query(c.store, `SELECT COUNT(*) FROM orders WHERE id = ?`)
+	insert := backends.Query(c.store, `INSERT INTO orders (id, quantity) VALUES (?, ?)`)
+	return delayedcheck.InTx(ctx, c.sender, nil, func(tx *sql.Tx, out *delayedcheck.Scope) error {
+		var before int // by this process, or by one that was killed: its check sees to the message
+		if err := tx.QueryRowContext(ctx, find, string(id)).Scan(&before); err != nil || before > 0 {
+			return err
 		}
-	}
+		if _, err := tx.ExecContext(ctx, insert, string(id), 1+number%3); err != nil {
+			return err
+		}
+		return out.Send(reliable.Envelope{ID: id, Topic: c.topic, Payload: payload})
+	})
 }
 
 // serveResends answers resend requests on the loopback interface.
@@ -201,14 +217,14 @@ func (h *holding) Publish(ctx context.Context, batch []reliable.Attempt) (int, e
 // noting writes down what was sent again, for the audit.
 type noting struct {
 	delayedcheck.Resender
-	db *sql.DB
+	store backend.Store
 }
 
 // Resend asks the sender.
 func (n *noting) Resend(ctx context.Context, check delayedcheck.Check) (delayedcheck.Answer, error) {
 	answer, err := n.Resender.Resend(ctx, check)
 	if err == nil && answer == delayedcheck.Resent {
-		_, err = n.db.ExecContext(context.WithoutCancel(ctx), `INSERT INTO resends (id) VALUES (?)`, check.Message.ID)
+		_, err = backends.Exec(context.WithoutCancel(ctx), n.store, `INSERT INTO resends (id) VALUES (?)`, string(check.Message.ID))
 	}
 	return answer, err
 }

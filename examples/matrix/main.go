@@ -23,26 +23,12 @@ import (
 	"strings"
 	"time"
 
-	"github.com/waybillmq/waybill/adapters/kafkabroker"
-	"github.com/waybillmq/waybill/adapters/mysqlstore"
-	"github.com/waybillmq/waybill/adapters/natsbroker"
 	"github.com/waybillmq/waybill/adapters/natsbroker/embedded"
-	"github.com/waybillmq/waybill/adapters/postgresstore"
-	"github.com/waybillmq/waybill/adapters/rabbitmqbroker"
-	"github.com/waybillmq/waybill/adapters/sqlbroker"
-	"github.com/waybillmq/waybill/adapters/sqlitestore"
+	"github.com/waybillmq/waybill/examples/internal/backends"
 	"github.com/waybillmq/waybill/examples/internal/liar"
 	"github.com/waybillmq/waybill/examples/internal/orders"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/reliable/backend"
-)
-
-// What this binary can run on. A program links the adapters that it lists.
-var (
-	stores  = backend.Stores{mysqlstore.Backend(), postgresstore.Backend(), sqlitestore.Backend()}
-	brokers = backend.Brokers{
-		rabbitmqbroker.Backend(), kafkabroker.Backend(), natsbroker.Backend(), embedded.Backend(), sqlbroker.Backend(),
-	}
 )
 
 func main() {
@@ -67,7 +53,7 @@ func run(ctx context.Context, env func(string) string, in io.Reader, out io.Writ
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(plan.Dir)) }()
 
-	store, err := stores.Open(ctx, env("STORE_URL"))
+	store, err := backends.Stores.Open(ctx, env("STORE_URL"))
 	if err != nil {
 		return err
 	}
@@ -83,7 +69,7 @@ func run(ctx context.Context, env func(string) string, in io.Reader, out io.Writ
 		return errors.New("the store lends no database, or cannot be asked what became of a message")
 	}
 
-	broker, err := brokers.Open(ctx, env("BROKER_URL"))
+	broker, err := backends.Brokers.Open(ctx, env("BROKER_URL"))
 	if err != nil {
 		return err
 	}

@@ -20,7 +20,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/exec"
 	"os/signal"
 	"strings"
 	"time"
@@ -32,20 +31,21 @@ import (
 	"github.com/waybillmq/waybill/adapters/mysqlstore"
 	"github.com/waybillmq/waybill/adapters/rabbitmqbroker"
 	"github.com/waybillmq/waybill/examples/internal/orders"
+	"github.com/waybillmq/waybill/examples/internal/servers"
 	"github.com/waybillmq/waybill/reliable"
 )
 
 func main() {
 	cfg := config{
-		mariadb:  setting("WAYBILL_TEST_MARIADB", "waybill:waybill@tcp(127.0.0.1:13306)/"),
-		rabbitmq: setting("WAYBILL_TEST_RABBITMQ", "amqp://waybill:waybill@127.0.0.1:15720/"),
+		mariadb:  servers.Setting("WAYBILL_TEST_MARIADB", "waybill:waybill@tcp(127.0.0.1:13306)/"),
+		rabbitmq: servers.Setting("WAYBILL_TEST_RABBITMQ", "amqp://waybill:waybill@127.0.0.1:15720/"),
 		plan:     orders.Plan{Outage: 2 * time.Second, Patience: 20 * time.Second},
 	}
 	flag.IntVar(&cfg.plan.Orders, "orders", 1000, "how many orders to place")
 	stop := flag.String("stop", "scripts/services.sh down rabbitmq", "the command that stops the broker")
 	start := flag.String("start", "scripts/services.sh up rabbitmq", "the command that starts it, and returns when it answers")
 	flag.Parse()
-	cfg.stop, cfg.start = command(*stop), command(*start)
+	cfg.stop, cfg.start = servers.Command(*stop), servers.Command(*start)
 
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
 	result, err := run(ctx, cfg, os.Stdout)
@@ -53,24 +53,6 @@ func main() {
 	if err = errors.Join(err, result.Err()); err != nil {
 		fmt.Fprintln(os.Stderr, "rabbitmq:", err)
 		os.Exit(1)
-	}
-}
-
-func setting(variable, fallback string) string {
-	if value := os.Getenv(variable); value != "" {
-		return value
-	}
-	return fallback
-}
-
-// command returns a function that runs a shell command and waits for it.
-func command(line string) func(context.Context) error {
-	return func(ctx context.Context) error {
-		output, err := exec.CommandContext(ctx, "sh", "-c", line).CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("%s: %w: %s", line, err, output)
-		}
-		return nil
 	}
 }
 

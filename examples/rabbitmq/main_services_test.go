@@ -4,7 +4,6 @@ package main
 
 import (
 	"context"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -52,12 +51,4 @@ func TestRabbitMQ_noticesAMessageThatIsDroppedAndAcked(t *testing.T) {
 	require.NoError(t, err)
 	require.Error(t, result.Err(), "the program exits with 0")
 	assert.Regexp(t, `(?m)^orders=30 confirmed=29 failed=1 pending=0 delivered=28 duplicates=\d+ lost=1$`, out.String())
-}
-
-func TestCommand_tellsWhatWentWrong(t *testing.T) {
-	require.NoError(t, command("true")(t.Context()))
-	err := command("echo no such broker; exit 3")(t.Context())
-	require.ErrorContains(t, err, "no such broker")
-	var exit *exec.ExitError
-	require.ErrorAs(t, err, &exit)
 }
