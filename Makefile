@@ -49,8 +49,8 @@ test-short: ## Run the tests that need no server (under two minutes)
 	$(EACH_MODULE) go test -race ./...
 
 .PHONY: test-soak
-test-soak: services-up ## Run the tests that take hours rather than minutes
-	$(EACH_MODULE) go test -race -tags 'services soak' -timeout 6h -p 1 -count 1 -run Soak ./...
+test-soak: services-up ## Run the tests that take an hour rather than minutes
+	$(EACH_MODULE) go test -race -tags 'services soak' -timeout 6h -p 1 -count 1 -run 'Soak|TestModel|conforms' ./...
 
 .PHONY: services-up
 services-up: ## Install (Debian, root) and start the servers that tests need, on loopback

@@ -4,8 +4,8 @@ package storetest
 
 // How many random interleavings the model goes through: on virtual time, and on a real clock.
 const (
-	modelRunsVirtual = 20_000
-	modelRunsReal    = 400
+	modelRunsVirtual = 3_000
+	modelRunsReal    = 100
 	modelSteps       = 60
-	crowdRounds      = 200
+	crowdRounds      = 60
 )

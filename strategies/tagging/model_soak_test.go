@@ -4,7 +4,7 @@ package tagging_test
 
 // How much the model runs when there is time.
 const (
-	modelHistories = 100_000
+	modelHistories = 20_000
 	modelFirstSeed = 1_000_000
 	modelSteps     = 120
 )
