@@ -41,7 +41,12 @@ var (
 
 func openMariaDB(b *testing.B) (*sql.DB, reliable.Store) {
 	b.Helper()
-	db := openSQL(b, "mysql", testenv.MariaDB(b)+"?interpolateParams=true")
+	return onMariaDB(b, testenv.MariaDB(b))
+}
+
+func onMariaDB(b *testing.B, dsn string) (*sql.DB, reliable.Store) {
+	b.Helper()
+	db := openSQL(b, "mysql", dsn+"?interpolateParams=true")
 	store, err := mysqlstore.New(db)
 	require.NoError(b, err)
 	require.NoError(b, store.Migrate(context.Background()))
@@ -50,7 +55,12 @@ func openMariaDB(b *testing.B) (*sql.DB, reliable.Store) {
 
 func openPostgres(b *testing.B) (*sql.DB, reliable.Store) {
 	b.Helper()
-	db := openSQL(b, "pgx", testenv.Postgres(b))
+	return onPostgres(b, testenv.Postgres(b))
+}
+
+func onPostgres(b *testing.B, dsn string) (*sql.DB, reliable.Store) {
+	b.Helper()
+	db := openSQL(b, "pgx", dsn)
 	store, err := postgresstore.New(db)
 	require.NoError(b, err)
 	require.NoError(b, store.Migrate(context.Background()))
