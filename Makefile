@@ -73,6 +73,10 @@ bench: services-up ## Measure against the yardsticks and the peers (about twenty
 bench-full: services-up ## Measure everything, peers and long runs included
 	$(call ending_with_lines,$(EACH_MODULE) go test -tags 'services soak' -run '^$$' -bench . -timeout 6h -p 1 ./...)
 
+.PHONY: charts
+charts: ## Draw the charts of docs/performance.md from benchmarks/results
+	cd benchmarks/charts && go run .
+
 .PHONY: lint
 lint: ## Run the linters (fetches and builds them the first time)
 	$(EACH_MODULE) $(GOLANGCI_LINT) run ./...
