@@ -69,7 +69,7 @@ func (c checked) publish(b *testing.B, n int) float64 {
 		elapsed = used.Elapsed()
 		used.Log(b, "delayedcheck", n)
 		used.Report(b, n)
-		calls.report(b)
+		report(b, calls.metrics())
 	})
 	c.nothingLost(b, n)
 	return float64(n) / elapsed.Seconds()
@@ -101,11 +101,18 @@ func (c checked) bare(b *testing.B, n int, check, message func(ctx context.Conte
 // calls are how long calls took, in milliseconds.
 type calls []float64
 
-// report tells the percentiles, as metrics of b.
-func (c calls) report(b *testing.B) {
-	b.ReportMetric(pairs.Percentile(c, 0.5), "p50-ms")
-	b.ReportMetric(pairs.Percentile(c, 0.99), "p99-ms")
-	b.ReportMetric(pairs.Percentile(c, 0.999), "p99.9-ms")
+// metrics are the percentiles, by their units.
+func (c calls) metrics() map[string]float64 {
+	return map[string]float64{
+		"p50-ms": pairs.Percentile(c, 0.5), "p99-ms": pairs.Percentile(c, 0.99), "p99.9-ms": pairs.Percentile(c, 0.999),
+	}
+}
+
+// report tells metrics of b.
+func report(b *testing.B, metrics map[string]float64) {
+	for unit, value := range metrics {
+		b.ReportMetric(value, unit)
+	}
 }
 
 // together runs work n times, from many goroutines, and returns how long each took.

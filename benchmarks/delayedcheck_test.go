@@ -54,7 +54,7 @@ func BenchmarkDelayedCheckVsTagging(b *testing.B) {
 					func(b *testing.B) float64 { return s.tagging(b, n).rate },
 					func(b *testing.B) float64 {
 						sold := s.delayedcheck(b, n)
-						sold.report(b)
+						report(b, sold.metrics())
 						return sold.rate
 					})
 			})

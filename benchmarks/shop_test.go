@@ -37,12 +37,11 @@ type sold struct {
 	bytes, objects float64
 }
 
-// report tells all but the rate, as metrics of b.
-func (s sold) report(b *testing.B) {
-	b.Helper()
-	s.calls.report(b)
-	b.ReportMetric(s.bytes, "B/msg")
-	b.ReportMetric(s.objects, "allocs/msg")
+// metrics are all but the rate, by their units.
+func (s sold) metrics() map[string]float64 {
+	metrics := s.calls.metrics()
+	metrics["B/msg"], metrics["allocs/msg"] = s.bytes, s.objects
+	return metrics
 }
 
 // openShop makes a shop with as many connections to its database as transactions at a time, and some for the relay.

@@ -28,7 +28,6 @@ var variants = []variant{
 // second, how long each takes, and how many statements and rows a message costs, as the server counts them. Rates are
 // medians of interleaved rounds.
 func BenchmarkSideBySide(b *testing.B) {
-	const rounds = 3
 	for _, d := range []database{mariaDB, postgres} {
 		b.Run(d.name, func(b *testing.B) {
 			server := newCounted(b, d)
@@ -45,15 +44,10 @@ func BenchmarkSideBySide(b *testing.B) {
 					}
 					costs := server.costs(b, at.goroutines, sized(2_000))
 					for i, v := range variants {
-						b.Run(v.name, func(b *testing.B) {
-							for b.Loop() { // all was measured before, in turns
-							}
-							b.ReportMetric(0, "ns/op")
-							b.ReportMetric(pairs.Median(rates[i]), "msg/s")
-							last[i].report(b)
-							b.ReportMetric(costs[i].statements, "statements/msg")
-							b.ReportMetric(costs[i].rows, "rows/msg")
-						})
+						metrics := last[i].metrics()
+						metrics["msg/s"] = pairs.Median(rates[i])
+						metrics["statements/msg"], metrics["rows/msg"] = costs[i].statements, costs[i].rows
+						point(b, v.name, metrics)
 					}
 				})
 			}

@@ -140,11 +140,18 @@ func delivered(b *testing.B, to broker, n int) {
 func publishAll(b *testing.B, d database, db *sql.DB, store reliable.Store, to broker, n int) float64 {
 	b.Helper()
 	empty(b, d, db)
-	n = n / publishers * publishers
+	payload := make([]byte, payloadBytes)
+	rate := publishMore(b, store, to, n, func(int) reliable.Envelope { return reliable.Envelope{Topic: to.topic, Payload: payload} })
+	nothingLost(b, db, to, n)
+	return rate
+}
+
+// publishMore does the same with any messages, beside what is in the outbox. The last of each goroutine is waited for.
+func publishMore(b *testing.B, store reliable.Store, to broker, n int, message func(i int) reliable.Envelope) float64 {
+	b.Helper()
 	var elapsed time.Duration
 	hooks, done := countSettled(n)
 	relaying(b, store, to, func(o *tagging.Outbox) {
-		payload := make([]byte, payloadBytes)
 		ctx := context.Background()
 		last := make([]*tagging.Receipt, publishers)
 		took := make(calls, n)
@@ -152,14 +159,14 @@ func publishAll(b *testing.B, d database, db *sql.DB, store reliable.Store, to b
 		var wg sync.WaitGroup
 		for g := range publishers {
 			wg.Go(func() {
-				for i := range n / publishers {
+				for i := g; i < n; i += publishers {
 					start := time.Now()
-					receipt, err := o.Publish(ctx, reliable.Envelope{Topic: to.topic, Payload: payload})
+					receipt, err := o.Publish(ctx, message(i))
 					if err != nil {
 						b.Error(err)
 						return
 					}
-					last[g], took[i*publishers+g] = receipt, float64(time.Since(start))/float64(time.Millisecond)
+					last[g], took[i] = receipt, float64(time.Since(start))/float64(time.Millisecond)
 				}
 			})
 		}
@@ -169,14 +176,13 @@ func publishAll(b *testing.B, d database, db *sql.DB, store reliable.Store, to b
 		elapsed = used.Elapsed()
 		used.Log(b, "tagging", n)
 		used.Report(b, n)
-		took.report(b)
+		report(b, took.metrics())
 		for _, receipt := range last {
 			statuses, err := receipt.Wait(ctx)
 			require.NoError(b, err)
 			require.Equal(b, []reliable.Status{reliable.Confirmed}, statuses)
 		}
 	}, tagging.WithHooks(hooks))
-	nothingLost(b, db, to, n)
 	return float64(n) / elapsed.Seconds()
 }
 
@@ -275,9 +281,11 @@ func BenchmarkDrainRabbitMQ(b *testing.B) {
 			pairs.Compare(b, "drain-rabbitmq-"+d.name, fmt.Sprintf("draining a backlog of %d", backlog), "bare client",
 				func(b *testing.B) float64 { return barePublish(b, url, topic, endToEnd) },
 				func(b *testing.B) float64 {
-					rate, used := drain(b, d, db, store, url, backlog)
-					heap = max(heap, used)
-					return rate
+					empty(b, d, db)
+					n := storeBacklog(b, store, backlog)
+					drained := drain(b, db, store, url, n)
+					heap = max(heap, drained.memory)
+					return drained.rate
 				})
 			b.ReportMetric(float64(heap)/(1<<20), "peak-MiB")
 			pairs.Report("memory drain-rabbitmq-%s: %.0f MiB of the process at most", d.name, float64(heap)/(1<<20))
@@ -286,21 +294,30 @@ func BenchmarkDrainRabbitMQ(b *testing.B) {
 	}
 }
 
-// drain stores a backlog, relays it, and returns the rate and the most memory that was in use.
-func drain(b *testing.B, d database, db *sql.DB, store reliable.Store, url string, n int) (rate float64, heap uint64) {
+// storeBacklog stores n messages, and returns how many it stored.
+func storeBacklog(b *testing.B, store reliable.Store, n int) int {
 	b.Helper()
-	ctx := context.Background()
-	empty(b, d, db)
 	envs := make([]reliable.Envelope, min(n, 500))
 	payload := make([]byte, payloadBytes)
-	n = n / len(envs) * len(envs)
 	for range n / len(envs) {
 		for i := range envs {
 			envs[i] = reliable.Envelope{ID: reliable.NewID(), Topic: topic, Payload: payload}
 		}
-		_, err := store.Enqueue(ctx, reliable.EnqueueRequest{Worker: "a-host/12345/0123456789ab"}, envs...)
+		_, err := store.Enqueue(context.Background(), reliable.EnqueueRequest{Worker: "a-host/12345/0123456789ab"}, envs...)
 		require.NoError(b, err)
 	}
+	return n / len(envs) * len(envs)
+}
+
+// drained is what came of relaying a backlog: the rate, and the most bytes of memory and of its heap that were in use.
+type drained struct {
+	rate         float64
+	memory, heap uint64
+}
+
+// drain relays the n messages that an outbox has to send, beside whatever is settled.
+func drain(b *testing.B, db *sql.DB, store reliable.Store, url string, n int) (d drained) {
+	b.Helper()
 	to := rabbit(b, url)
 	defer to.close()
 	runtime.GC()
@@ -317,12 +334,15 @@ func drain(b *testing.B, d database, db *sql.DB, store reliable.Store, url strin
 			}
 			var memory runtime.MemStats
 			runtime.ReadMemStats(&memory)
-			heap = max(heap, memory.Sys-memory.HeapReleased)
+			d.memory, d.heap = max(d.memory, memory.Sys-memory.HeapReleased), max(d.heap, memory.HeapInuse)
 		}
 	}, tagging.WithHooks(hooks))
-	elapsed := used.Elapsed()
+	d.rate = float64(n) / used.Elapsed().Seconds()
 	used.Log(b, "drain", n)
 	used.Report(b, n)
-	nothingLost(b, db, to, n)
-	return float64(n) / elapsed.Seconds(), heap
+	var pending int
+	require.NoError(b, db.QueryRow("SELECT COUNT(*) FROM waybill_outbox WHERE status = 0").Scan(&pending))
+	require.Zero(b, pending)
+	delivered(b, to, n)
+	return d
 }

@@ -31,7 +31,7 @@ var charts = []chart{
 	sideBySide("mariadb", "MariaDB"), sideBySide("postgres", "PostgreSQL"),
 	latency("mariadb", "MariaDB"), latency("postgres", "PostgreSQL"),
 	rates("scale-backlog", "Draining a backlog", "messages in the backlog", "ScaleBacklog/*/x", count),
-	rates("scale-settled", "Sending beside settled rows", "settled rows in the table", "ScaleSettled/*/x", count),
+	rates("scale-settled", "Draining beside settled rows", "settled rows in the table", "ScaleSettled/*/x", count),
 	rates("scale-relays", "Draining by several processes", "relay processes", "ScaleRelays/*/x", count),
 	rates("scale-order", "Order by key", "number of keys", "ScaleOrder/*/x", count),
 	rates("scale-old-transaction", "Beside an old transaction", "messages sent since it was opened", "ScaleOldTransaction/*/*/x", count),

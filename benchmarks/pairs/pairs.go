@@ -53,9 +53,14 @@ func Main(m *testing.M) {
 	os.Exit(code)
 }
 
-// Compare measures both sides in interleaved pairs and reports the median of the pairs' ratios. Each side returns a rate
-// (per second), or a cost if lower is better on both sides alike; it fails b by itself.
-func Compare(b *testing.B, name, what, yardstick string, bar func(b *testing.B) float64, ours func(b *testing.B) float64) {
+// Medians are what came of a comparison.
+type Medians struct{ Ratio, Rate, Yardstick float64 }
+
+// Compare measures both sides in interleaved pairs, and reports and returns the median of the pairs' ratios. Each side
+// returns a rate (per second), or a cost if lower is better on both sides alike; it fails b by itself.
+func Compare(
+	b *testing.B, name, what, yardstick string, bar func(b *testing.B) float64, ours func(b *testing.B) float64,
+) (medians Medians) {
 	b.Helper()
 	for b.Loop() {
 		var bars, rates, quotients []float64
@@ -70,12 +75,14 @@ func Compare(b *testing.B, name, what, yardstick string, bar func(b *testing.B) 
 			}
 			bars, rates, quotients = append(bars, bar1), append(rates, our1), append(quotients, our1/bar1)
 		}
-		b.ReportMetric(Median(rates), "msg/s")
-		b.ReportMetric(Median(bars), "yardstick-msg/s")
-		b.ReportMetric(Median(quotients), "ratio")
-		Report("ratio %s %.2f (%s / %s) %.0f / %.0f, pairs from %.2f to %.2f", name, Median(quotients), what, yardstick,
-			Median(rates), Median(bars), slices.Min(quotients), slices.Max(quotients))
+		medians = Medians{Median(quotients), Median(rates), Median(bars)}
+		b.ReportMetric(medians.Rate, "msg/s")
+		b.ReportMetric(medians.Yardstick, "yardstick-msg/s")
+		b.ReportMetric(medians.Ratio, "ratio")
+		Report("ratio %s %.2f (%s / %s) %.0f / %.0f, pairs from %.2f to %.2f", name, medians.Ratio, what, yardstick,
+			medians.Rate, medians.Yardstick, slices.Min(quotients), slices.Max(quotients))
 	}
+	return medians
 }
 
 // counts are the metrics that are sums, of each benchmark.
