@@ -177,6 +177,28 @@ FROM clock, unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::bytea[],
   $7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::text[])
   AS u (id, topic, okey, metadata, payload, size, stored_at, moves, due, leased, deadline, worker)`
 
+// insertAlike and insertSame are insert with one parameter in place of an array where all rows have the same.
+const (
+	insertAlike = `
+WITH clock AS MATERIALIZED (SELECT {now} AS now)
+INSERT INTO {outbox}
+  (id, topic, okey, metadata, payload, size, stored_at, due, fence, attempts, flags, deadline, worker)
+SELECT u.id, u.topic, $1::text, convert_from(u.metadata, 'UTF8'), u.payload, u.size,
+  clock.now + u.stored_at, clock.now * $2::bigint + $3::bigint,
+  $4::bigint, $4::bigint, $4::bigint * {LEASED}, $5::bigint, $6::text
+FROM clock, unnest($7::text[], $8::text[], $9::bytea[], $10::bytea[], $11::bigint[], $12::bigint[])
+  AS u (id, topic, metadata, payload, size, stored_at)`
+	insertSame = `
+WITH clock AS MATERIALIZED (SELECT {now} AS now)
+INSERT INTO {outbox}
+  (id, topic, okey, metadata, payload, size, stored_at, due, fence, attempts, flags, deadline, worker)
+SELECT u.id, $1::text, $2::text, convert_from($3::bytea, 'UTF8'), u.payload,
+  $4::bigint + octet_length(u.id) + octet_length(u.payload),
+  clock.now + u.stored_at, clock.now * $5::bigint + $6::bigint,
+  $7::bigint, $7::bigint, $7::bigint * {LEASED}, $8::bigint, $9::text
+FROM clock, unnest($10::text[], $11::bytea[], $12::bigint[]) AS u (id, payload, stored_at)`
+)
+
 // first limits a statement to as many rows as its n-th parameter says, without telling the planner, which then takes an
 // index in the order that is asked for, from its beginning. Where it knows the number, and expects fewer rows than that
 // since the statistics are older than a backlog, it reads and sorts all that is due: 200,000 rows for a claim of 500.
@@ -186,7 +208,7 @@ func first(n int) string { return fmt.Sprintf("LIMIT (SELECT $%d::bigint)", n) }
 func statements(prefix string) sqlstore.Statements {
 	q := writer(prefix).Statement
 	return sqlstore.Statements{
-		Insert: q(insert),
+		Insert: q(insert), InsertAlike: q(insertAlike), InsertSame: q(insertSame),
 		Clock: q(`
 SELECT {now}`),
 		InsertSkipping: q(insert + `

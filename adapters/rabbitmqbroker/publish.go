@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/ThreeDotsLabs/watermill/message"
 	amqp "github.com/rabbitmq/amqp091-go"
 
 	"github.com/waybillmq/waybill/reliable"
@@ -107,8 +106,7 @@ func refusal(a *reliable.Attempt, problem error) reliable.Confirm {
 
 // prepare makes of an attempt what goes over the wire, or says why that cannot be.
 func (b *Broker) prepare(a *reliable.Attempt, frameSize int) (*entry, error) {
-	// Not a.Message(): what nobody acks needs no channels.
-	msg, err := b.config.Marshaler.Marshal(&message.Message{UUID: string(a.ID), Metadata: a.WireMetadata(), Payload: a.Payload})
+	msg, lent, err := b.marshal(a)
 	if err != nil {
 		return nil, fmt.Errorf("marshal: %w", err)
 	}
@@ -118,7 +116,7 @@ func (b *Broker) prepare(a *reliable.Attempt, frameSize int) (*entry, error) {
 	e := &entry{
 		id: a.ID, fence: a.Fence, topic: a.Topic,
 		exchange: b.config.Exchange.GenerateName(a.Topic), key: b.config.Publish.GenerateRoutingKey(a.Topic),
-		msg: msg,
+		msg: msg, lent: lent,
 	}
 	for _, name := range [...]struct{ what, value string }{{"exchange", e.exchange}, {"routing key", e.key}} {
 		if len(name.value) > maxShortString {

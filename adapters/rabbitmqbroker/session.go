@@ -51,6 +51,7 @@ type entry struct {
 	topic         string
 	exchange, key string
 	msg           amqp.Publishing
+	lent          bool // the headers of msg are to be given back once it is written
 	handedOver    time.Time
 
 	pending  pending      // nil until written; needs the session's mu
@@ -187,6 +188,7 @@ func (s *session) writeOne(e *entry) bool {
 		}
 		return false
 	}
+	e.sent() // while nobody else looks at it
 	s.mu.Lock()
 	e.pending = answer
 	wake := s.blind

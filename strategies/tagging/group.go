@@ -21,14 +21,16 @@ func (s *Sender) Publish(ctx context.Context, envs ...reliable.Envelope) (*Recei
 	if err := ctx.Err(); err != nil {
 		return nil, reliable.NotStored("tagging", err)
 	}
-	prepared, err := s.prepare(ctx, envs)
+	call := &groupCall{}
+	prepared, err := s.prepareInto(ctx, call.one[:0], envs)
 	if err != nil {
 		return nil, err
 	}
-	call := &groupCall{envs: prepared, size: totalSize(prepared), done: make(chan struct{}), receipt: s.receipts.open(prepared)}
+	s.receipts.open(&call.receipt, prepared)
 	if len(prepared) == 0 {
-		return call.receipt, nil
+		return &call.receipt, nil
 	}
+	call.envs, call.size, call.done = prepared, totalSize(prepared), s.group.answers.get()
 	if s.relay != nil {
 		call.reserved = s.relay.Reserve(ctx, len(prepared), call.size)
 		if err := ctx.Err(); err != nil {
@@ -47,10 +49,11 @@ func (s *Sender) Publish(ctx context.Context, envs ...reliable.Envelope) (*Recei
 		// Under way: what comes of it is not known in time.
 		return nil, fmt.Errorf("tagging: store: %w: %w; repeat with the same message IDs", reliable.ErrUnknown, ctx.Err())
 	}
+	s.group.answers.put(call.done)
 	if call.err != nil {
 		return nil, call.err
 	}
-	return call.receipt, nil
+	return &call.receipt, nil
 }
 
 // abandon gives back the places of a call that is not stored.
@@ -60,15 +63,29 @@ func (s *Sender) abandon(call *groupCall) {
 	}
 }
 
-// groupCall is one call of Publish on its way into a shared statement.
+// groupCall is one call of Publish on its way into a shared statement. It is made together with the receipt, which lives
+// on: what it holds of the messages is let go when they are stored.
 type groupCall struct {
+	receipt  Receipt
 	envs     []reliable.Envelope
+	one      [1]reliable.Envelope // what envs is, of a single message
 	size     int
 	reserved bool
-	receipt  *Receipt
 	err      error
-	done     chan struct{}
+	done     chan struct{} // capacity 1: is told once
 }
+
+// answers are the channels of calls that are over, for those that follow.
+type answers struct{ pool sync.Pool }
+
+func (a *answers) get() chan struct{} {
+	if done, ok := a.pool.Get().(chan struct{}); ok {
+		return done
+	}
+	return make(chan struct{}, 1)
+}
+
+func (a *answers) put(done chan struct{}) { a.pool.Put(done) }
 
 // group makes statements of what concurrent callers bring: while some are under way, the rest gathers for the next. Its
 // goroutines live only as long as there is something to store.
@@ -83,6 +100,7 @@ type group struct {
 	wanted  int           // how many waiting calls are worth waking a writer for; 0 is any
 
 	arrived chan struct{} // capacity 1: as many calls as are wanted wait
+	answers answers
 }
 
 func newGroup(s *Sender) *group { return &group{s: s, arrived: make(chan struct{}, 1)} }
@@ -304,8 +322,8 @@ func (g *group) finish(calls []*groupCall, err error) {
 			g.s.relay.Unreserve(len(call.envs), call.size)
 			call.reserved = false
 		}
-		call.err = err
-		close(call.done)
+		call.err, call.envs, call.one = err, nil, [1]reliable.Envelope{}
+		call.done <- struct{}{}
 	}
 }
 

@@ -20,7 +20,7 @@ type Receipt struct {
 
 	mu   sync.Mutex
 	left int
-	done chan struct{}
+	done chan struct{} // nil until somebody waits
 }
 
 // place is one message of one receipt, in the list of all that wait for the same ID.
@@ -49,10 +49,9 @@ func (r *Receipt) IDs() []reliable.ID {
 // Outcomes that this process records are seen at once, those of other processes within a second, if the store is a
 // [reliable.Inspector].
 func (r *Receipt) Wait(ctx context.Context) ([]reliable.Status, error) {
-	select {
-	case <-r.done:
+	done := r.settled()
+	if done == nil {
 		return r.result(), nil
-	default:
 	}
 	if r.receipts.list(r) {
 		defer r.receipts.unlist(r)
@@ -62,7 +61,7 @@ func (r *Receipt) Wait(ctx context.Context) ([]reliable.Status, error) {
 	defer ticker.Stop()
 	for {
 		select {
-		case <-r.done:
+		case <-done:
 			return r.result(), nil
 		case <-ctx.Done():
 			return r.result(), ctx.Err()
@@ -70,6 +69,19 @@ func (r *Receipt) Wait(ctx context.Context) ([]reliable.Status, error) {
 			r.lookUp(ctx)
 		}
 	}
+}
+
+// settled returns what is closed once everything is settled, nil if it is.
+func (r *Receipt) settled() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.left == 0 {
+		return nil
+	}
+	if r.done == nil {
+		r.done = make(chan struct{})
+	}
+	return r.done
 }
 
 func (r *Receipt) result() []reliable.Status {
@@ -127,7 +139,7 @@ func (p *place) settle(status reliable.Status) {
 		return
 	}
 	p.settled, p.status = true, status
-	if r.left--; r.left == 0 {
+	if r.left--; r.left == 0 && r.done != nil {
 		close(r.done)
 	}
 }
@@ -149,18 +161,15 @@ func newReceipts(store reliable.Store, timeout time.Duration) *receipts {
 	return &receipts{inspector: inspector, timeout: timeout, byID: make(map[reliable.ID]*place)}
 }
 
-func (rs *receipts) open(envs []reliable.Envelope) *Receipt {
-	r := &Receipt{receipts: rs, left: len(envs), done: make(chan struct{})}
+// open makes r the receipt of envelopes.
+func (rs *receipts) open(r *Receipt, envs []reliable.Envelope) {
+	r.receipts, r.left = rs, len(envs)
 	if r.places = r.one[:]; len(envs) != 1 {
 		r.places = make([]place, len(envs))
 	}
 	for i := range envs {
 		r.places[i] = place{receipt: r, id: envs[i].ID}
 	}
-	if len(envs) == 0 {
-		close(r.done)
-	}
-	return r
 }
 
 func (rs *receipts) listLeased(p *place) {

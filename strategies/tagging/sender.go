@@ -143,13 +143,17 @@ func (publisherFunc) Close() error { return nil }
 
 // prepare returns copies of envs with IDs and captured metadata, after checking each.
 func (s *Sender) prepare(ctx context.Context, envs []reliable.Envelope) ([]reliable.Envelope, error) {
-	prepared := make([]reliable.Envelope, len(envs))
+	return s.prepareInto(ctx, nil, envs)
+}
+
+// prepareInto is prepare with room that may be enough.
+func (s *Sender) prepareInto(ctx context.Context, room, envs []reliable.Envelope) ([]reliable.Envelope, error) {
+	prepared := append(room, envs...) //nolint:gocritic // room is empty
 	var captured map[string]string
 	if s.cfg.capture != nil {
 		captured = s.cfg.capture(ctx)
 	}
 	for i := range envs {
-		prepared[i] = envs[i]
 		env := &prepared[i]
 		if env.ID == "" {
 			env.ID = reliable.NewID()
