@@ -6,6 +6,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -72,7 +73,8 @@ func declareQuorum(b *testing.B, url string) (count func() int) {
 
 func rabbit(b *testing.B, url string) broker {
 	b.Helper()
-	r, err := rabbitmqbroker.NewFromURL(url, rabbitmqbroker.WithQuorumQueues(), rabbitmqbroker.WithWindow(window))
+	r, err := rabbitmqbroker.NewFromURL(url, rabbitmqbroker.WithQuorumQueues(), rabbitmqbroker.WithWindow(window),
+		rabbitmqbroker.WithLogger(slog.New(slog.DiscardHandler)))
 	require.NoError(b, err)
 	require.NoError(b, r.Ping(context.Background()))
 	return broker{topic, r, r, declareQuorum(b, url), func() { require.NoError(b, r.Close()) }}
