@@ -36,8 +36,8 @@ const MaxProcessed = 1000
 // Marker is the ability of a store to be a witness by a row of its own: Mark inserts it in the business transaction, Ask
 // finds it, or puts a tombstone in its place. Exact everywhere, for one narrow row.
 type Marker interface {
-	// MarkerWitness returns the witness. For as long as horizon after the mark an absent marker means [FateAborted]; after
-	// that it may have been purged, and is [FateUnknowable].
+	// MarkerWitness returns the witness, a [Remembering] one. For as long as horizon after the mark an absent marker means
+	// [FateAborted]; after that it may have been purged, and is [FateUnknowable].
 	MarkerWitness(horizon time.Duration) (Witness, error)
 	// PurgeMarkers deletes up to limit markers and tombstones that are at least olderThan old, on the store's clock, in one
 	// short transaction, and returns how many. olderThan must be longer than the horizon of every witness.

@@ -1,6 +1,9 @@
 package reliable
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // Witness says what became of a business transaction, to somebody who was not part of it: whether it committed, aborted,
 // is still open, or that this cannot be known. Implementations are safe for concurrent use.
@@ -14,6 +17,17 @@ type Witness interface {
 	// [FateAborted] is an answer for ever: no commit can follow it. What the witness cannot tell for certain is
 	// [FateUnknowable], a token that is not its own too. An error means that it could not be asked now, nothing more.
 	Ask(ctx context.Context, id ID, token Token) (Fate, error)
+}
+
+// Remembering is the ability of a witness that keeps a row for each transaction, and tells for a time what became of it.
+// Whatever else its store can do is found behind its Unwrap.
+type Remembering interface {
+	// Horizon is how long after its mark a transaction may be asked about.
+	Horizon() time.Duration
+	// Forget deletes up to limit rows of transactions that were marked at least olderThan ago, on the database's clock, in
+	// one short transaction, and returns how many. Not above the horizon is [ErrInvalid]: a committed transaction would
+	// be taken for an aborted one. It must be above that of every other witness on the same rows too.
+	Forget(ctx context.Context, olderThan time.Duration, limit int) (int, error)
 }
 
 // Token names a business transaction to the witness that marked it. It is printable ASCII, at most [MaxTokenBytes] long,

@@ -14,15 +14,20 @@ type mark struct {
 	at time.Time
 }
 
-type markerWitness struct{ store *Store }
+var _ reliable.Remembering = (*markerWitness)(nil)
 
-// MarkerWitness returns a witness of the transactions of this store; see [reliable.Marker]. It needs no horizon: what was
-// purged is unknown to it.
+type markerWitness struct {
+	store   *Store
+	horizon time.Duration
+}
+
+// MarkerWitness returns a witness of the transactions of this store; see [reliable.Marker]. It needs no horizon to tell the
+// fate of one: what was purged is unknown to it.
 func (s *Store) MarkerWitness(horizon time.Duration) (reliable.Witness, error) {
 	if horizon <= 0 {
 		return nil, fmt.Errorf("memstore: marker witness: %w", reliable.Invalid("horizon", "is %v, must be above 0", horizon))
 	}
-	return &markerWitness{s}, nil
+	return &markerWitness{s, horizon}, nil
 }
 
 func (w *markerWitness) Mark(ctx context.Context, tx any) (reliable.Token, error) {
@@ -64,6 +69,21 @@ func (w *markerWitness) Ask(ctx context.Context, id reliable.ID, token reliable.
 	}
 	return fate, nil
 }
+
+// Horizon implements [reliable.Remembering].
+func (w *markerWitness) Horizon() time.Duration { return w.horizon }
+
+// Forget implements [reliable.Remembering].
+func (w *markerWitness) Forget(ctx context.Context, olderThan time.Duration, limit int) (int, error) {
+	if olderThan <= w.horizon {
+		err := reliable.Invalid("olderThan", "is %v, must be above the horizon of %v", olderThan, w.horizon)
+		return 0, fmt.Errorf("memstore: forget: %w", err)
+	}
+	return w.store.PurgeMarkers(ctx, olderThan, limit)
+}
+
+// Unwrap returns the store.
+func (w *markerWitness) Unwrap() any { return w.store }
 
 // PurgeMarkers forgets old marks; see [reliable.Marker].
 func (s *Store) PurgeMarkers(ctx context.Context, olderThan time.Duration, limit int) (deleted int, err error) {

@@ -33,6 +33,7 @@ var processedChecks = []Check{
 var markerChecks = []Check{
 	{Name: "its witness tells what became of a transaction", Needs: needs(Marking, Transactions), run: markerTells},
 	{Name: "old markers are deleted in bounded batches", Needs: needs(Marking, Transactions), run: markerPurge},
+	{Name: "its witness forgets nothing that may be asked about", Needs: needs(Marking, Transactions), run: markerRemembers},
 	{Name: "bad input is refused", Needs: needs(Marking), run: markerRefusals},
 }
 
@@ -298,6 +299,32 @@ func markerPurge(t *T) {
 		require.NoError(t, tx.Commit(t.Context()))
 	}
 	t.purges(able[reliable.Marker](t).PurgeMarkers)
+}
+
+// markerRemembers has a witness asked to forget what it may still be asked about.
+func markerRemembers(t *T) {
+	witness := t.markerWitness()
+	remembering, ok := reliable.Ability[reliable.Remembering](witness)
+	require.True(t, ok, "the witness says for how long it knows")
+	require.Equal(t, time.Hour, remembering.Horizon())
+	tx := t.begin()
+	token, err := witness.Mark(t.Context(), tx.Native())
+	require.NoError(t, err)
+	require.NoError(t, tx.Commit(t.Context()))
+	for _, age := range []time.Duration{0, time.Minute, time.Hour} {
+		_, err := remembering.Forget(t.Context(), age, 10)
+		require.ErrorIs(t, err, reliable.ErrInvalid, "%v are within the horizon", age)
+	}
+	forgotten, err := remembering.Forget(t.Context(), time.Hour+time.Minute, 10)
+	require.NoError(t, err)
+	require.Zero(t, forgotten, "it is young")
+	fate, err := witness.Ask(t.Context(), "order-1", token)
+	require.NoError(t, err)
+	require.Equal(t, reliable.FateCommitted, fate)
+	if _, elects := reliable.Ability[reliable.Elector](t.store); elects {
+		_, elects = reliable.Ability[reliable.Elector](witness)
+		require.True(t, elects, "what the store can do is found behind its witness")
+	}
 }
 
 func markerRefusals(t *T) {

@@ -74,6 +74,21 @@ func (s saying) Ask(ctx context.Context, id reliable.ID, token reliable.Token) (
 	return fate, err
 }
 
+// forgetful is a witness that deletes whatever it is told to.
+type forgetful struct {
+	reliable.Witness
+	store   *memstore.Store
+	horizon time.Duration
+}
+
+func (f forgetful) Horizon() time.Duration { return f.horizon }
+
+func (f forgetful) Unwrap() any { return f.store }
+
+func (f forgetful) Forget(ctx context.Context, olderThan time.Duration, limit int) (int, error) {
+	return f.store.PurgeMarkers(ctx, olderThan, limit)
+}
+
 func receivesAs(change func(group string, id reliable.ID) (string, reliable.ID)) func(b *broken) {
 	return func(b *broken) {
 		b.receive = func(ctx context.Context, tx any, group string, id reliable.ID) (bool, error) {
@@ -173,6 +188,12 @@ var consumerFlaws = []flaw{
 			return saying{sound, reliable.FateOpen, reliable.FateAborted}, err
 		}
 	}, by("Marker_its_witness_tells_what_became_of_a_transaction")},
+	{"a witness forgets what may be asked about", func(b *broken) {
+		b.markerWitness = func(horizon time.Duration) (reliable.Witness, error) {
+			sound, err := b.Store.MarkerWitness(horizon)
+			return forgetful{sound, b.Store, horizon}, err
+		}
+	}, by("Marker_its_witness_forgets_nothing_that_may_be_asked_about")},
 	{"a witness without a horizon", func(b *broken) {
 		b.markerWitness = func(time.Duration) (reliable.Witness, error) { return b.Store.MarkerWitness(time.Hour) }
 	}, by("Marker_bad_input_is_refused")},

@@ -31,6 +31,7 @@ type Sender struct {
 	breaker   *breaker
 	life      life
 	counts    counters
+	chores    *chores
 }
 
 var _ Resender = (*Sender)(nil)
@@ -50,14 +51,15 @@ func NewSender(
 	if err != nil {
 		return nil, err
 	}
-	s := &Sender{cfg: cfg, scheduler: scheduler}
+	s := &Sender{cfg: cfg, scheduler: scheduler, chores: newChores(cfg.remembering, cfg.logger, processName(), storeTimeout)}
 	s.hurried, s.patient = s.grouped(cfg.checkTimeout), s.grouped(patientTimeout)
 	s.out = newOutgoing(publisher, confirms, &cfg, s.answered)
 	s.breaker = &breaker{after: cfg.breakAfter, pause: cfg.breakFor, changed: s.breakerChanged}
 	return s, nil
 }
 
-// Run hands messages to the broker and takes its confirms, until ctx ends. Then nothing new begins: it waits for the
+// Run hands messages to the broker and takes its confirms, and deletes what a witness with rows of its own needs no more
+// ([WithMarkerRetention]), until ctx ends. Then nothing new begins: it waits for the
 // transactions that are under way and for the confirms of what was handed over, for at most the drain timeout. A Sender
 // runs once.
 //
@@ -71,6 +73,11 @@ func (s *Sender) Run(ctx context.Context) error {
 	defer stop()
 	var group sync.WaitGroup
 	received := make(chan error, 1)
+	beside, end := context.WithCancel(ctx)
+	defer end()
+	if s.cfg.remembering != nil {
+		group.Go(func() { s.chores.loop(beside, "retention of markers", purgeEvery, s.forget) })
+	}
 	group.Go(func() { s.out.dispatch(work) })
 	group.Go(func() { received <- s.out.receive(work) })
 
@@ -81,6 +88,7 @@ func (s *Sender) Run(ctx context.Context) error {
 	case closed = <-received:
 		s.life.end()
 	}
+	end()
 	stop()
 	group.Wait()
 	cause := closed

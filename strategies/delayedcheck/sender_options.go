@@ -29,6 +29,8 @@ type senderConfig struct {
 	breakFor     time.Duration
 	transactor   reliable.Transactor
 	witness      reliable.Witness
+	remembering  reliable.Remembering // the witness, if its rows are deleted here
+	retention    time.Duration        // of these
 	outbox       Outbox
 	messageFirst bool
 	window       int
@@ -45,7 +47,7 @@ func newSenderConfig(opts []SenderOption, publisher reliable.Publisher, schedule
 		topicGroups: make(map[string][]string),
 		checkTopic:  DefaultCheckTopic, checkDelay: 5 * time.Minute, checkTimeout: 50 * time.Millisecond, maxAge: 0.5,
 		breakAfter: 5, breakFor: time.Second,
-		window: 1000, drainTimeout: 30 * time.Second, limits: reliable.DefaultLimits(), logger: slog.Default(),
+		retention: retentionUnset, window: 1000, drainTimeout: 30 * time.Second, limits: reliable.DefaultLimits(), logger: slog.Default(),
 	}
 	for _, opt := range opts {
 		opt(&cfg)
@@ -63,6 +65,7 @@ func newSenderConfig(opts []SenderOption, publisher reliable.Publisher, schedule
 	case cfg.transactor == nil && (cfg.witness != nil || cfg.outbox != nil || cfg.messageFirst):
 		cfg.invalid("WithTransactions", "is missing: InTx needs a store that begins transactions in the business's database")
 	}
+	cfg.checkRetention()
 	if len(cfg.errs) > 0 {
 		return cfg, fmt.Errorf("delayedcheck: options: %w", errors.Join(cfg.errs...))
 	}
@@ -180,7 +183,8 @@ func WithTransactions(store reliable.Transactor) SenderOption {
 }
 
 // WithWitness sets who tells whether a transaction committed. The database's adapter has it: postgresstore.NewWitness,
-// mysqlstore.NewRowWitness, sqlitestore.NewRowWitness, a store's MarkerWitness.
+// mysqlstore.NewRowWitness, sqlitestore.NewRowWitness, a store's MarkerWitness, whose horizon must be at least the delay of
+// the checks and whose old rows [Sender.Run] deletes ([WithMarkerRetention]).
 func WithWitness(witness reliable.Witness) SenderOption {
 	return func(c *senderConfig) { c.witness = witness }
 }

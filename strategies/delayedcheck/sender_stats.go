@@ -52,6 +52,8 @@ type SenderStats struct {
 	ChecksLost int64
 	// Resent, Aborted, Open, Unknowable and ResendsFailed are how resends were answered.
 	Resent, Aborted, Open, Unknowable, ResendsFailed int64
+	// MarkersPurged are rows of the witness that were deleted, see [WithMarkerRetention].
+	MarkersPurged int64
 	// BreakerOpened is how often the breaker opened; BreakerOpen is whether it is open now.
 	BreakerOpened int64
 	BreakerOpen   bool
@@ -66,6 +68,7 @@ type counters struct {
 	checksLost                          atomic.Int64
 	answers                             [StillOpen + 1]atomic.Int64
 	resendsFailed, breakerOpened        atomic.Int64
+	markersPurged                       atomic.Int64
 }
 
 // Stats returns the counts.
@@ -79,6 +82,6 @@ func (s *Sender) Stats() SenderStats {
 		ChecksLost: c.checksLost.Load(),
 		Resent:     c.answers[Resent].Load(), Aborted: c.answers[Aborted].Load(), Open: c.answers[StillOpen].Load(),
 		Unknowable: c.answers[Unknowable].Load(), ResendsFailed: c.resendsFailed.Load(),
-		BreakerOpened: c.breakerOpened.Load(), BreakerOpen: s.breaker.isOpen(),
+		MarkersPurged: c.markersPurged.Load(), BreakerOpened: c.breakerOpened.Load(), BreakerOpen: s.breaker.isOpen(),
 	}
 }

@@ -33,6 +33,7 @@ type Service struct {
 	relay         *tagging.Outbox
 	requests      *requests
 	limit         *resendLimit
+	chores        *chores
 	counts        serviceCounts
 
 	storing gather[*storing]
@@ -55,7 +56,10 @@ func NewService(ledger reliable.Store, resender Resender, scheduler reliable.Sch
 	if err != nil {
 		return nil, err
 	}
-	s := &Service{cfg: cfg, ledger: ledger, scheduler: scheduler, limits: reliable.DefaultLimits(), limit: newResendLimit(ledger, &cfg)}
+	s := &Service{
+		cfg: cfg, ledger: ledger, scheduler: scheduler, limits: reliable.DefaultLimits(), limit: newResendLimit(ledger, &cfg),
+		chores: newChores(ledger, cfg.logger, cfg.worker, cfg.ledgerTimeout),
+	}
 	s.confirmations, _ = reliable.Ability[reliable.Confirmations](ledger)
 	if limited, ok := reliable.Ability[reliable.Limited](ledger); ok {
 		s.limits = s.limits.Stricter(limited.Limits())
@@ -113,38 +117,22 @@ func (s *Service) Run(ctx context.Context) error {
 	work, giveUp := context.WithCancel(context.WithoutCancel(ctx))
 	defer giveUp()
 	s.requests.open(work)
-	chores, stop := context.WithCancel(ctx)
+	beside, stop := context.WithCancel(ctx)
 	defer stop()
-	var beside sync.WaitGroup
-	beside.Go(func() { s.choreLoop(chores, "late confirms", s.cfg.reviewEvery, s.review) })
-	if s.cfg.retention != keepConfirms {
-		beside.Go(func() { s.choreLoop(chores, "retention of confirms", purgeEvery, s.purge) })
+	var doing sync.WaitGroup
+	doing.Go(func() { s.chores.loop(beside, "late confirms", s.cfg.reviewEvery, s.review) })
+	if s.cfg.retention != keepForEver {
+		doing.Go(func() { s.chores.loop(beside, "retention of confirms", purgeEvery, s.purge) })
 	}
 	err := s.relay.Run(ctx)
 	stop()
 	giveUp() // what the drain did not wait for
 	s.requests.wait()
-	beside.Wait()
+	doing.Wait()
 	if err != nil {
 		return fmt.Errorf("delayedcheck: callback service: %w", err)
 	}
 	return nil
-}
-
-// choreLoop does a chore again and again until ctx ends.
-func (s *Service) choreLoop(ctx context.Context, name string, every time.Duration, chore func(context.Context) error) {
-	for {
-		if err := chore(ctx); err != nil && ctx.Err() == nil {
-			s.cfg.logger.WarnContext(ctx, "chore failed, will be tried again", "chore", name, "error", err)
-		}
-		timer := time.NewTimer(every)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return
-		}
-	}
 }
 
 // Running reports whether [Service.Run] is active in this process.

@@ -85,17 +85,6 @@ func (l *resendLimit) wait(ctx context.Context) (waited bool, err error) {
 	}
 }
 
-func sleep(ctx context.Context, pause time.Duration) error {
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 func (l *resendLimit) book(turns []*turn) {
 	ctx, cancel := context.WithTimeout(context.Background(), l.timeout)
 	defer cancel()

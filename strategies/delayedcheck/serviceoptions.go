@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"os"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -43,8 +42,8 @@ type serviceConfig struct {
 }
 
 const (
-	// keepConfirms is the retention that deletes no confirms, retentionUnset the one that [newServiceConfig] chooses.
-	keepConfirms   = time.Duration(-1)
+	// keepForEver is the retention that deletes nothing, retentionUnset the one that is chosen by default.
+	keepForEver    = time.Duration(-1)
 	retentionUnset = time.Duration(0)
 	// leastRetention is the default where the delays and the outage need less.
 	leastRetention = 7 * 24 * time.Hour
@@ -55,7 +54,7 @@ const (
 
 func newServiceConfig(ledger reliable.Store, resender Resender, opts []ServiceOption) (serviceConfig, error) {
 	cfg := serviceConfig{
-		worker: serviceWorker(), logger: slog.Default(), resender: resender,
+		worker: processName(), logger: slog.Default(), resender: resender,
 		producers: make(map[string]Resender), handlers: make(map[string]FailedRequestHandler),
 		checkTopic: DefaultCheckTopic, delay: 5 * time.Minute, maxRounds: 5,
 		resendRate: 100, resendBurst: 100, atOnce: 32, resendTimeout: 10 * time.Second,
@@ -79,7 +78,7 @@ func newServiceConfig(ledger reliable.Store, resender Resender, opts []ServiceOp
 	switch {
 	case cfg.retention == retentionUnset:
 		cfg.retention = max(leastRetention, need)
-	case cfg.retention != keepConfirms && cfg.retention < need:
+	case cfg.retention != keepForEver && cfg.retention < need:
 		cfg.invalid("WithConfirmRetention", "%v must be at least %v: the longest delay (WithNextCheck) + the longest outage "+
 			"(WithLongestOutage) + %d rounds of resends (WithMaxRounds), or a confirm could be gone before its check comes",
 			cfg.retention, need, cfg.maxRounds)
@@ -88,15 +87,6 @@ func newServiceConfig(ledger reliable.Store, resender Resender, opts []ServiceOp
 		return cfg, fmt.Errorf("delayedcheck: callback service: options: %w", errors.Join(cfg.errs...))
 	}
 	return cfg, nil
-}
-
-// serviceWorker tells people which process works on a request.
-func serviceWorker() string {
-	host, err := os.Hostname()
-	if err != nil || len(host) > 64 {
-		host = "unknown"
-	}
-	return fmt.Sprintf("%s/%d/%s", host, os.Getpid(), reliable.NewID()[24:])
 }
 
 func (c *serviceConfig) invalid(field, format string, args ...any) {
@@ -288,7 +278,7 @@ func WithConfirmRetention(age time.Duration) ServiceOption {
 
 // WithoutConfirmRetention deletes no confirms: somebody else does.
 func WithoutConfirmRetention() ServiceOption {
-	return func(c *serviceConfig) { c.retention = keepConfirms }
+	return func(c *serviceConfig) { c.retention = keepForEver }
 }
 
 // WithPollEvery sets how often requests that are due are looked for; default 1 s. What this process stores itself it finds

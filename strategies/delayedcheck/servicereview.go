@@ -9,26 +9,8 @@ import (
 	"github.com/waybillmq/waybill/strategies/tagging"
 )
 
-const (
-	// reviewPage is how many failed requests are looked at together.
-	reviewPage = 500
-	// choreTerm is how long the process that does a chore of the fleet keeps that office.
-	choreTerm = 2 * time.Minute
-	// purgeEvery and purgeBatch are how often old confirms are looked for, and how many are deleted together.
-	purgeEvery = time.Minute
-	purgeBatch = 1000
-)
-
-// elected reports whether this process does a chore of the fleet now.
-func (s *Service) elected(ctx context.Context, chore string) (bool, error) {
-	elector, ok := reliable.Ability[reliable.Elector](s.ledger)
-	if !ok {
-		return true, nil
-	}
-	timed, cancel := context.WithTimeout(ctx, s.cfg.ledgerTimeout)
-	defer cancel()
-	return elector.Elect(timed, chore, s.cfg.worker, choreTerm)
-}
+// reviewPage is how many failed requests are looked at together.
+const reviewPage = 500
 
 // review looks for failed requests whose confirms have come, and makes them confirmed.
 func (s *Service) review(ctx context.Context) error {
@@ -36,7 +18,7 @@ func (s *Service) review(ctx context.Context) error {
 	if !ok {
 		return nil
 	}
-	if elected, err := s.elected(ctx, "late confirms"); err != nil || !elected {
+	if elected, err := s.chores.elected(ctx, "late confirms"); err != nil || !elected {
 		return err
 	}
 	req := reliable.ListRequest{Filter: reliable.Filter{Status: reliable.Failed}, Limit: reviewPage}
@@ -115,26 +97,13 @@ func (s *Service) reviewed(record *reliable.Record, result reliable.SettleResult
 	}
 }
 
-// purge deletes old confirms in bounded batches, in one process of the fleet at a time.
+// purge deletes old confirms.
 func (s *Service) purge(ctx context.Context) error {
-	if elected, err := s.elected(ctx, "retention of confirms"); err != nil || !elected {
-		return err
-	}
-	for ended := time.Now().Add(choreTerm / 2); ctx.Err() == nil && time.Now().Before(ended); {
-		n, err := s.purgeSome(ctx)
-		if err != nil || n < purgeBatch {
-			return err
-		}
-	}
-	return ctx.Err()
-}
-
-func (s *Service) purgeSome(ctx context.Context) (int, error) {
-	timed, cancel := context.WithTimeout(ctx, s.cfg.ledgerTimeout)
-	defer cancel()
-	n, err := s.confirmations.PurgeProcessed(timed, s.cfg.retention, purgeBatch)
-	s.counts.purged.Add(uint64(max(n, 0)))
-	return n, err
+	return s.chores.purge(ctx, "retention of confirms", func(ctx context.Context, limit int) (int, error) {
+		n, err := s.confirmations.PurgeProcessed(ctx, s.cfg.retention, limit)
+		s.counts.purged.Add(uint64(max(n, 0)))
+		return n, err
+	})
 }
 
 // FailedRequestHandler compensates a request that was failed; see [WithFailedRequest]. Its message may have been delivered:

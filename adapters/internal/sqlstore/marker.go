@@ -13,6 +13,8 @@ import (
 	"github.com/waybillmq/waybill/reliable"
 )
 
+var _ reliable.Remembering = (*MarkerWitness)(nil)
+
 // MarkerWitness tells the fate of a transaction by a row that was inserted in it.
 type MarkerWitness struct {
 	store   *Store
@@ -153,6 +155,20 @@ func (s *Store) AskWithLocks(
 	}
 	return fate, err
 }
+
+// Horizon implements [reliable.Remembering].
+func (w *MarkerWitness) Horizon() time.Duration { return w.horizon }
+
+// Forget implements [reliable.Remembering].
+func (w *MarkerWitness) Forget(ctx context.Context, olderThan time.Duration, limit int) (int, error) {
+	if olderThan <= w.horizon {
+		return 0, w.store.fail("forget", reliable.Invalid("olderThan", "is %v, must be above the horizon of %v", olderThan, w.horizon))
+	}
+	return w.store.PurgeMarkers(ctx, olderThan, limit)
+}
+
+// Unwrap returns the store, whose abilities are found through the witness.
+func (w *MarkerWitness) Unwrap() any { return w.store }
 
 // PurgeMarkers deletes old markers and tombstones; see [reliable.Marker].
 func (s *Store) PurgeMarkers(ctx context.Context, olderThan time.Duration, limit int) (int, error) {
