@@ -64,6 +64,9 @@ type job struct {
 	Shop *shop // where its orders are, if not in Database
 
 	SQLBroker string // joinedBroker or apartBroker for a broker in Database, in place of RabbitMQ
+
+	Delayed *delayedPart // plays a part of a delayed check, in place of all that is above
+	Pausing *pausing     // places orders with checks, in place of all that is above
 }
 
 // runAsChild does the job in the environment, if there is one, and does not return then.
@@ -86,6 +89,12 @@ func runAsChild() bool {
 }
 
 func (j job) run(ctx context.Context) error {
+	if j.Delayed != nil {
+		return j.Delayed.play(ctx)
+	}
+	if j.Pausing != nil {
+		return j.Pausing.run(ctx)
+	}
 	db, store, err := j.Database.open(ctx)
 	if err != nil {
 		return err
@@ -283,6 +292,7 @@ func (c standingConfirms) Receive(ctx context.Context, limit int) ([]reliable.Co
 type child struct {
 	t     testing.TB
 	cmd   *exec.Cmd
+	ears  io.Writer // its standard input
 	lines chan string
 	said  map[string]bool // by await
 	ended sync.Once
@@ -297,9 +307,11 @@ func startChild(t testing.TB, j job) *child {
 	cmd.Env = append(os.Environ(), childVariable+"="+string(text))
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
+	ears, err := cmd.StdinPipe()
+	require.NoError(t, err)
 	cmd.Stderr = t.Output()
 	require.NoError(t, cmd.Start())
-	c := &child{t: t, cmd: cmd, lines: make(chan string, 100), said: make(map[string]bool)}
+	c := &child{t: t, cmd: cmd, ears: ears, lines: make(chan string, 100), said: make(map[string]bool)}
 	go c.read(out)
 	t.Cleanup(c.kill)
 	return c
@@ -326,6 +338,13 @@ func (c *child) await(line string) {
 			require.FailNow(c.t, "the child did not come this far", line)
 		}
 	}
+}
+
+// tell says a line to the child.
+func (c *child) tell(words ...string) {
+	c.t.Helper()
+	_, err := fmt.Fprintln(c.ears, strings.Join(words, " "))
+	require.NoError(c.t, err)
 }
 
 // kill ends the child with SIGKILL and waits until it is gone.
