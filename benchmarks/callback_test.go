@@ -5,8 +5,6 @@ package benchmarks
 import (
 	"context"
 	"fmt"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,7 +19,8 @@ import (
 // BenchmarkCallback stores processed confirms and then answers the checks of the same messages, from 64 goroutines, each of
 // which has one message at a time, as a router's handlers have.
 func BenchmarkCallback(b *testing.B) {
-	const messages, goroutines = 20_000, 64
+	const goroutines = 64
+	messages := sized(20_000)
 	for _, d := range []database{mariaDB, postgres, sqlite} {
 		b.Run(d.name, func(b *testing.B) {
 			for b.Loop() {
@@ -32,8 +31,9 @@ func BenchmarkCallback(b *testing.B) {
 				for i := range messages {
 					confirms[i], checks[i] = confirmAndCheck(b, reliable.ID(fmt.Sprintf("order-%06d", i)))
 				}
-				stored := perSecond(b, goroutines, confirms, service.Processed)
-				answered := perSecond(b, goroutines, checks, service.Checks)
+				stored, _ := perSecond(b, goroutines, confirms, service.Processed)
+				answered, took := perSecond(b, goroutines, checks, service.Checks)
+				report(b, took.metrics())
 				require.Zero(b, service.Stats().Requests, "a check was answered that was not confirmed")
 				b.ReportMetric(stored, "confirms/s")
 				b.ReportMetric(answered, "checks/s")
@@ -62,24 +62,10 @@ func confirmAndCheck(b *testing.B, id reliable.ID) (confirm, check *message.Mess
 	return confirm, env.Message()
 }
 
-// perSecond hands messages to a handler and returns how many it took a second.
-func perSecond(b *testing.B, goroutines int, messages []*message.Message, handle func(*message.Message) error) float64 {
+// perSecond hands messages to a handler and returns how many it took a second, and how long it took for each.
+func perSecond(b *testing.B, goroutines int, messages []*message.Message, handle func(*message.Message) error) (rate float64, took calls) {
 	b.Helper()
-	var next atomic.Int64
-	var failed atomic.Int64
-	var workers sync.WaitGroup
-	began := time.Now()
-	for range goroutines {
-		workers.Go(func() {
-			for i := next.Add(1) - 1; i < int64(len(messages)); i = next.Add(1) - 1 {
-				if handle(messages[i]) != nil {
-					failed.Add(1)
-				}
-			}
-		})
-	}
-	workers.Wait()
-	took := time.Since(began)
-	require.Zero(b, failed.Load(), "the ledger did not take everything")
-	return float64(len(messages)) / took.Seconds()
+	start := time.Now()
+	took = together(b, goroutines, len(messages), func(i int) error { return handle(messages[i-1]) })
+	return float64(len(messages)) / time.Since(start).Seconds(), took
 }

@@ -7,7 +7,6 @@ import (
 	"database/sql"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -38,7 +37,7 @@ func BenchmarkInTx(b *testing.B) {
 				relaying(b, store, to, func(o *tagging.Outbox) {
 					pairs.Compare(b, fmt.Sprintf("intx-%s-%d", d.name, connections), "transactions with one message", "the same without it",
 						func(b *testing.B) float64 {
-							return transactions(b, connections, func(ctx context.Context, id string) error {
+							rate, _ := transactions(b, connections, func(ctx context.Context, id string) error {
 								tx, err := db.BeginTx(ctx, nil)
 								if err != nil {
 									return err
@@ -48,11 +47,12 @@ func BenchmarkInTx(b *testing.B) {
 								}
 								return tx.Commit()
 							})
+							return rate
 						},
 						func(b *testing.B) float64 {
 							payload := make([]byte, payloadBytes)
 							sent += total(connections)
-							return transactions(b, connections, func(ctx context.Context, id string) error {
+							rate, took := transactions(b, connections, func(ctx context.Context, id string) error {
 								return tagging.InTx(ctx, o, db, func(tx *sql.Tx, out *tagging.Scope) error {
 									if _, err := tx.ExecContext(ctx, insert, id); err != nil {
 										return err
@@ -60,6 +60,8 @@ func BenchmarkInTx(b *testing.B) {
 									return out.Send(reliable.Envelope{Topic: topic, Payload: payload})
 								})
 							})
+							report(b, took.metrics())
+							return rate
 						})
 				}) // which waits for what is on its way
 				nothingLost(b, db, to, sent)
@@ -69,27 +71,17 @@ func BenchmarkInTx(b *testing.B) {
 }
 
 // total is how many transactions one side of a pair makes.
-func total(connections int) int { return max(businessTransactions, businessTransactions*connections/8) }
+func total(connections int) int {
+	return sized(max(businessTransactions, businessTransactions*connections/8))
+}
 
-// transactions runs work from as many goroutines as there are connections, and returns how often it ran per second.
-func transactions(b *testing.B, connections int, work func(ctx context.Context, id string) error) float64 {
+// transactions runs work from as many goroutines as there are connections, and returns how often it ran per second and how
+// long each took.
+func transactions(b *testing.B, connections int, work func(ctx context.Context, id string) error) (rate float64, took calls) {
 	b.Helper()
-	total := total(connections)
-	var next atomic.Int64
-	start := time.Now()
-	var wg sync.WaitGroup
-	for range connections {
-		wg.Go(func() {
-			for next.Add(1) <= int64(total) {
-				if err := work(context.Background(), string(reliable.NewID())); err != nil {
-					b.Error(err)
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
-	return float64(total) / time.Since(start).Seconds()
+	n, start := total(connections), time.Now()
+	took = together(b, connections, n, func(int) error { return work(context.Background(), string(reliable.NewID())) })
+	return float64(n) / time.Since(start).Seconds(), took
 }
 
 // BenchmarkLatency places orders at a steady 1,000 a second and reports how long after COMMIT's return the broker's

@@ -20,9 +20,7 @@ const rounds = 3
 // point writes the line of something that was measured before.
 func point(b *testing.B, name string, metrics map[string]float64) {
 	b.Run(name, func(b *testing.B) {
-		for b.Loop() {
-		}
-		b.ReportMetric(0, "ns/op")
+		b.ReportMetric(0, "ns/op") // leaves it out
 		report(b, metrics)
 	})
 }
