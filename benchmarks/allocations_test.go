@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"github.com/waybillmq/waybill/benchmarks/pairs"
-	"github.com/waybillmq/waybill/internal/testenv"
 )
 
 // BenchmarkAllocations counts what the hot path allocates, from Publish to the settled confirm, store and broker adapter
@@ -14,9 +13,7 @@ import (
 func BenchmarkAllocations(b *testing.B) {
 	for _, d := range []database{mariaDB, postgres} {
 		b.Run(d.name, func(b *testing.B) {
-			db, store := d.open(b)
-			url := testenv.RabbitMQ(b)
-			declareQuorum(b, url)
+			db, store, url := besideRabbitMQ(b, d)
 			for b.Loop() {
 				bare := allocating(func() { barePublish(b, url, topic, endToEnd) })
 				tagging := allocating(func() {

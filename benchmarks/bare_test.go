@@ -30,13 +30,9 @@ const (
 // id, and a window of unconfirmed ones, on one channel.
 func barePublish(b *testing.B, url, queue string, n int) float64 {
 	b.Helper()
-	conn, err := amqp.Dial(url)
-	require.NoError(b, err)
-	defer func() { require.NoError(b, conn.Close()) }()
-	channel, err := conn.Channel()
-	require.NoError(b, err)
-	require.NoError(b, channel.Confirm(false))
-	_, err = channel.QueuePurge(queue, false)
+	channel, hangUp := confirming(b, url)
+	defer hangUp()
+	_, err := channel.QueuePurge(queue, false)
 	require.NoError(b, err)
 	returns := channel.NotifyReturn(make(chan amqp.Return, window))
 
@@ -62,6 +58,17 @@ func barePublish(b *testing.B, url, queue string, n int) float64 {
 	used.Log(b, "P", n)
 	require.Empty(b, returns)
 	return float64(n) / elapsed.Seconds()
+}
+
+// confirming opens a channel in confirm mode on a connection of its own.
+func confirming(b *testing.B, url string) (channel *amqp.Channel, hangUp func()) {
+	b.Helper()
+	conn, err := amqp.Dial(url)
+	require.NoError(b, err)
+	channel, err = conn.Channel()
+	require.NoError(b, err)
+	require.NoError(b, channel.Confirm(false))
+	return channel, func() { require.NoError(b, conn.Close()) }
 }
 
 // bareColumns are the columns of the stores' own tables, which have the same names everywhere.

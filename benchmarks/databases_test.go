@@ -67,6 +67,15 @@ func onPostgres(b *testing.B, dsn string) (*sql.DB, reliable.Store) {
 	return db, store
 }
 
+// besideRabbitMQ opens a database and a broker with an empty queue.
+func besideRabbitMQ(b *testing.B, d database) (db *sql.DB, store reliable.Store, url string) {
+	b.Helper()
+	db, store = d.open(b)
+	url = testenv.RabbitMQ(b)
+	declareQuorum(b, url)
+	return db, store, url
+}
+
 func openSQL(b *testing.B, driver, dsn string) *sql.DB {
 	b.Helper()
 	db, err := sql.Open(driver, dsn)

@@ -1,0 +1,167 @@
+//go:build services
+
+package benchmarks
+
+import (
+	"context"
+	"database/sql"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	amqp "github.com/rabbitmq/amqp091-go"
+
+	"github.com/waybillmq/waybill/benchmarks/pairs"
+	"github.com/waybillmq/waybill/reliable"
+	"github.com/waybillmq/waybill/strategies/tagging"
+)
+
+const (
+	steadyRate    = 1000 // transactions a second
+	steadyWarming = 2    // seconds in which the pool makes its connections, which a server takes long to make
+	steadySeconds = 10
+)
+
+// BenchmarkLatency places orders at a steady 1,000 a second and reports how long after COMMIT's return the broker's
+// confirm came, and how much of that passed before the message was handed to the broker's client; beside it how long a bare
+// client waits that publishes after the same transactions.
+func BenchmarkLatency(b *testing.B) {
+	for _, d := range []database{mariaDB, postgres} {
+		b.Run(d.name, func(b *testing.B) {
+			db, store, url := besideRabbitMQ(b, d)
+			for b.Loop() {
+				bare := bareLatency(b, d, db, url)
+				waits, before := taggingLatency(b, d, db, store, url)
+				p50, p99, p999 := pairs.Percentile(waits, 0.5), pairs.Percentile(waits, 0.99), pairs.Percentile(waits, 0.999)
+				b.ReportMetric(p50, "p50-ms")
+				b.ReportMetric(p99, "p99-ms")
+				b.ReportMetric(p999, "p99.9-ms")
+				pairs.Report("latency commit-to-confirm-%s at %d msg/s: p50 %.2f ms, p99 %.2f ms, p99.9 %.2f ms",
+					d.name, steadyRate, p50, p99, p999)
+				pairs.Report("latency commit-to-client-%s, the part of it before the broker's client: p50 %.2f ms, p99 %.2f ms, p99.9 %.2f ms",
+					d.name, pairs.Percentile(before, 0.5), pairs.Percentile(before, 0.99), pairs.Percentile(before, 0.999))
+				pairs.Report("latency bare-commit-to-confirm-%s, a bare client after the same transactions: p50 %.2f ms, p99 %.2f ms, p99.9 %.2f ms",
+					d.name, pairs.Percentile(bare, 0.5), pairs.Percentile(bare, 0.99), pairs.Percentile(bare, 0.999))
+			}
+		})
+	}
+}
+
+// steadily runs work at the steady rate, four at a time, and sets measuring after the warming.
+func steadily(measuring *atomic.Bool, work func()) {
+	pace := time.NewTicker(4 * time.Second / steadyRate)
+	defer pace.Stop()
+	var wg sync.WaitGroup
+	for tick := range steadyRate * (steadyWarming + steadySeconds) / 4 {
+		<-pace.C
+		if tick == steadyRate*steadyWarming/4 {
+			measuring.Store(true)
+		}
+		for range 4 {
+			wg.Go(work)
+		}
+	}
+	wg.Wait()
+}
+
+// waited is what was measured, in milliseconds.
+type waited struct {
+	mu        sync.Mutex
+	measuring atomic.Bool
+	times     []float64
+}
+
+func (w *waited) add(d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.measuring.Load() {
+		w.times = append(w.times, float64(d)/float64(time.Millisecond))
+	}
+}
+
+// bareLatency inserts rows like the outbox's, one a transaction, publishes by a bare client and waits for the confirm.
+func bareLatency(b *testing.B, d database, db *sql.DB, url string) []float64 {
+	b.Helper()
+	empty(b, d, db)
+	channel, hangUp := confirming(b, url)
+	defer hangUp()
+	insert, payload, ctx := bareInsert(d, 1), make([]byte, payloadBytes), context.Background()
+	var waits waited
+	var publishing sync.Mutex
+	order := func() error {
+		id, now := string(reliable.NewID()), time.Now().UnixMicro()
+		tx, err := db.BeginTx(ctx, nil)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = tx.Rollback() }() // after COMMIT this does nothing
+		_, err = tx.ExecContext(ctx, insert,
+			id, topic, "", []byte{}, payload, payloadBytes, now, now+60_000_000, 1, 1, 1, 0, "a-host/12345/0123456789ab")
+		if err != nil {
+			return err
+		}
+		if err := tx.Commit(); err != nil {
+			return err
+		}
+		committed := time.Now()
+		publishing.Lock()
+		confirmation, err := channel.PublishWithDeferredConfirmWithContext(ctx, "", topic, true, false, amqp.Publishing{
+			MessageId: id, DeliveryMode: amqp.Persistent, Body: payload,
+		})
+		publishing.Unlock()
+		if err != nil {
+			return err
+		}
+		if !confirmation.Wait() {
+			return amqp.ErrClosed
+		}
+		waits.add(time.Since(committed))
+		return nil
+	}
+	steadily(&waits.measuring, func() {
+		if err := order(); err != nil {
+			b.Error(err)
+		}
+	})
+	return waits.times
+}
+
+// taggingLatency sends by InTx, and returns the times from COMMIT to the confirm, and to the broker's client.
+func taggingLatency(b *testing.B, d database, db *sql.DB, store reliable.Store, url string) (confirmed, handed []float64) {
+	b.Helper()
+	empty(b, d, db)
+	to := rabbit(b, url)
+	defer to.close()
+	var waits, before waited
+	var at sync.Map // when an ID was handed to the client
+	hooks := tagging.Hooks{
+		Handed: func(attempts []reliable.Attempt) {
+			now := time.Now()
+			for i := range attempts {
+				at.Store(attempts[i].ID, now)
+			}
+		},
+		Answered: func(a *reliable.Attempt, c *reliable.Confirm, since time.Duration) {
+			handed, known := at.LoadAndDelete(a.ID)
+			if when, ok := handed.(time.Time); known && ok && c.Outcome == reliable.Acked {
+				waits.add(since)
+				before.add(max(since-time.Since(when), 0))
+			}
+		},
+	}
+	relaying(b, store, to, func(o *tagging.Outbox) {
+		payload := make([]byte, payloadBytes)
+		steadily(&waits.measuring, func() {
+			before.measuring.Store(waits.measuring.Load())
+			err := tagging.InTx(context.Background(), o, db, func(_ *sql.Tx, out *tagging.Scope) error {
+				return out.Send(reliable.Envelope{Topic: topic, Payload: payload})
+			})
+			if err != nil {
+				b.Error(err)
+			}
+		})
+	}, tagging.WithHooks(hooks))
+	nothingLost(b, db, to, steadyRate*(steadyWarming+steadySeconds))
+	return waits.times, before.times
+}
