@@ -4,7 +4,6 @@ package benchmarks
 
 import (
 	"context"
-	"fmt"
 	"testing"
 	"time"
 
@@ -16,31 +15,50 @@ import (
 	"github.com/waybillmq/waybill/strategies/delayedcheck"
 )
 
-// BenchmarkCallback stores processed confirms and then answers the checks of the same messages, from 64 goroutines, each of
-// which has one message at a time, as a router's handlers have.
+// callbackMessages is how many confirms, or checks, one side of a pair handles, and how many messages the other sends.
+const callbackMessages = 20_000
+
+// BenchmarkCallback sets what the callback service takes, from 64 goroutines which have one message each, as a router's
+// handlers have, against what a sender sends in the same minute: a message with a check makes one confirm and one check.
 func BenchmarkCallback(b *testing.B) {
-	const goroutines = 64
-	messages := sized(20_000)
+	c := rabbitWithChecks(b)
+	defer c.close()
+	n := sized(callbackMessages)
+	sent := func(b *testing.B) float64 {
+		c.empty(b)
+		return c.publish(b, n)
+	}
+	const yardstick = "messages sent over RabbitMQ, each with its check"
 	for _, d := range []database{mariaDB, postgres, sqlite} {
 		b.Run(d.name, func(b *testing.B) {
-			for b.Loop() {
-				_, ledger := d.open(b)
-				service, err := delayedcheck.NewService(ledger, nobody{}, nil)
-				require.NoError(b, err)
-				confirms, checks := make([]*message.Message, messages), make([]*message.Message, messages)
-				for i := range messages {
-					confirms[i], checks[i] = confirmAndCheck(b, reliable.ID(fmt.Sprintf("order-%06d", i)))
-				}
-				stored, _ := perSecond(b, goroutines, confirms, service.Processed)
-				answered, took := perSecond(b, goroutines, checks, service.Checks)
-				report(b, took.metrics())
-				require.Zero(b, service.Stats().Requests, "a check was answered that was not confirmed")
-				b.ReportMetric(stored, "confirms/s")
-				b.ReportMetric(answered, "checks/s")
-				pairs.Report("callback-%s %.0f confirms stored a second, %.0f checks answered a second, %d goroutines", d.name, stored, answered, goroutines)
-			}
+			_, ledger := d.open(b)
+			service, err := delayedcheck.NewService(ledger, nobody{}, nil)
+			require.NoError(b, err)
+			b.Run("confirms", func(b *testing.B) {
+				pairs.Compare(b, "callback-confirms-"+d.name, "processed confirms stored", yardstick, sent, func(b *testing.B) float64 {
+					confirms, _ := confirmsAndChecks(b, n)
+					return handled(b, confirms, service.Processed)
+				})
+			})
+			b.Run("checks", func(b *testing.B) {
+				pairs.Compare(b, "callback-checks-"+d.name, "checks of confirmed messages answered", yardstick, sent, func(b *testing.B) float64 {
+					confirms, checks := confirmsAndChecks(b, n)
+					handled(b, confirms, service.Processed)
+					return handled(b, checks, service.Checks)
+				})
+			})
+			require.Zero(b, service.Stats().Requests, "a check was answered that was not confirmed")
 		})
 	}
+}
+
+func confirmsAndChecks(b *testing.B, n int) (confirms, checks []*message.Message) {
+	b.Helper()
+	confirms, checks = make([]*message.Message, n), make([]*message.Message, n)
+	for i := range n {
+		confirms[i], checks[i] = confirmAndCheck(b, reliable.NewID())
+	}
+	return confirms, checks
 }
 
 // nobody is asked for a resend.
@@ -62,10 +80,12 @@ func confirmAndCheck(b *testing.B, id reliable.ID) (confirm, check *message.Mess
 	return confirm, env.Message()
 }
 
-// perSecond hands messages to a handler and returns how many it took a second, and how long it took for each.
-func perSecond(b *testing.B, goroutines int, messages []*message.Message, handle func(*message.Message) error) (rate float64, took calls) {
+// handled hands messages to a handler, reports how long it took for each, and returns how many it took a second.
+func handled(b *testing.B, messages []*message.Message, handle func(*message.Message) error) float64 {
 	b.Helper()
 	start := time.Now()
-	took = together(b, goroutines, len(messages), func(i int) error { return handle(messages[i-1]) })
-	return float64(len(messages)) / time.Since(start).Seconds(), took
+	took := together(b, publishers, len(messages), func(i int) error { return handle(messages[i-1]) })
+	elapsed := time.Since(start)
+	report(b, took.metrics())
+	return float64(len(messages)) / elapsed.Seconds()
 }
