@@ -67,6 +67,7 @@ type job struct {
 
 	Delayed *delayedPart // plays a part of a delayed check, in place of all that is above
 	Pausing *pausing     // places orders with checks, in place of all that is above
+	Supply  *supply      // places orders without an end, in place of all that is above
 }
 
 // runAsChild does the job in the environment, if there is one, and does not return then.
@@ -94,6 +95,9 @@ func (j job) run(ctx context.Context) error {
 	}
 	if j.Pausing != nil {
 		return j.Pausing.run(ctx)
+	}
+	if j.Supply != nil {
+		return j.Supply.run(ctx)
 	}
 	db, store, err := j.Database.open(ctx)
 	if err != nil {

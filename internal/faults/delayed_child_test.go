@@ -58,6 +58,7 @@ func (p delayedPart) ordersTopic() string    { return p.topic("orders") }    // 
 func (p delayedPart) bothTopic() string      { return p.topic("both") }      // for billing and shipping
 func (p delayedPart) checksTopic() string    { return p.topic("checks") }    // for the callback service
 func (p delayedPart) processedTopic() string { return p.topic("processed") } // for the callback service
+func (p delayedPart) lostTopic() string      { return p.topic("lost") }      // for nobody
 
 func (p delayedPart) play(ctx context.Context) error {
 	books, err := openBooks(p.Books)

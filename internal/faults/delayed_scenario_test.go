@@ -63,7 +63,7 @@ func newScenario(t *testing.T, suffix string, messageFirst bool, broker *testser
 	}
 	queues, err := s.part.queues()
 	require.NoError(t, err)
-	require.NoError(t, queues.Declare(ctx, s.part.checksTopic(), s.part.processedTopic()))
+	require.NoError(t, queues.Declare(ctx, s.part.checksTopic(), s.part.processedTopic(), s.part.lostTopic()))
 	require.NoError(t, queues.Close())
 	return s
 }
