@@ -32,8 +32,9 @@ import (
 // roleVariable tells a child process what it is.
 const roleVariable = "WAYBILL_EXAMPLE_ROLE"
 
-// patience is how long to wait, once all orders are placed, for the last one to be shipped and every check to be answered.
-const patience = 2 * time.Minute
+// patience is how long to wait, once all orders are placed, for the last one to be shipped and every check to be answered. It
+// is longer than the three minutes after which RabbitMQ tries again to move what was due while it stopped.
+const patience = 4 * time.Minute
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
