@@ -21,7 +21,7 @@ run-rabbitmq: services-up ## Run the example on RabbitMQ and a database server
 	go run ./examples/rabbitmq
 
 .PHONY: run-matrix
-run-matrix: services-up ## Run one binary over every combination of databases and brokers
+run-matrix: services-up ## Run one binary over every combination of databases, brokers and strategies
 	go run ./examples/matrix/all
 
 .PHONY: run-delayedcheck

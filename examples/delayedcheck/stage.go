@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -78,24 +77,14 @@ func newStage(ctx context.Context, p pair, dir string, orders int) (stage, error
 	for role, database := range map[string]*string{shopRole: &s.Shop, shippingRole: &s.Shipping, callbackRole: &s.Callback} {
 		if p.database == "" {
 			*database = "sqlite:" + filepath.Join(dir, role+".db")
-		} else if *database, err = databaseURL(p.database, s.Run+"_"+role); err != nil {
+		} else if *database, err = backends.DatabaseURL(p.database, s.Run+"_"+role); err != nil {
 			return s, err
 		}
 	}
 	if p.broker == p.database && p.broker != "" {
-		s.Broker, err = databaseURL(p.broker, s.Run+"_"+brokerRole)
+		s.Broker, err = backends.DatabaseURL(p.broker, s.Run+"_"+brokerRole)
 	}
 	return s, err
-}
-
-// databaseURL is the URL of another database on the server.
-func databaseURL(server, name string) (string, error) {
-	u, err := url.Parse(server)
-	if err != nil {
-		return "", fmt.Errorf("a database's URL cannot be parsed: %s", backend.Redact(server))
-	}
-	u.Path = "/" + name
-	return u.String(), nil
 }
 
 func freePort(ctx context.Context) (int, error) {

@@ -2,13 +2,16 @@
 //
 //	STORE_URL=sqlite:orders.db BROKER_URL=nats-embedded:data go run ./examples/matrix
 //
+// STRATEGY says how its messages are made sure of: tagging (default) or delayedcheck.
+//
 // In the middle of it the broker is to be stopped and started. The program does that itself to a broker that runs inside
 // it; for another one it asks, and goes on when it reads a line from its standard input. `make run-matrix` answers by really
 // stopping the server, and runs this binary over every combination.
 //
 // STORE_URL and BROKER_URL are described in docs/backends.md. ORDERS is how many orders are placed (default 1000), PATIENCE
 // how long nothing may happen before what is missing counts as lost (default 30s). LIE_ABOUT is for the test of the audit:
-// the broker drops the message of that order and says that it has it.
+// the broker drops the message of that order and says that it has it. Where delayedcheck is the strategy that is done to one
+// order always, whose check is to find it out.
 package main
 
 import (
@@ -17,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"strconv"
@@ -44,6 +48,7 @@ func main() {
 const group = "shipping"
 
 func run(ctx context.Context, env func(string) string, in io.Reader, out io.Writer) (err error) {
+	slog.SetDefault(slog.New(slog.DiscardHandler)) // adapters would tell of the outage
 	plan, err := planOf(env)
 	if err != nil {
 		return err
@@ -74,8 +79,11 @@ func run(ctx context.Context, env func(string) string, in io.Reader, out io.Writ
 		return err
 	}
 	defer func() { err = errors.Join(err, broker.Close()) }()
-	topic := "orders_placed_" + strings.ToLower(string(reliable.NewID()[24:]))
-	if err := broker.Declare(ctx, topic); err != nil {
+	backed := orders.Backend{
+		DB: database.DB(), Store: inspected, Numbered: strings.HasPrefix(env("STORE_URL"), "postgres"),
+		Publisher: broker, Confirms: broker, Topic: "orders_placed_" + suffix(), Nowhere: "orders_nowhere_" + suffix(),
+	}
+	if err := broker.Declare(ctx, backed.Topic); err != nil {
 		return err
 	}
 	subscriber, err := broker.Subscribe(group)
@@ -83,25 +91,32 @@ func run(ctx context.Context, env func(string) string, in io.Reader, out io.Writ
 		return err
 	}
 	defer func() { err = errors.Join(err, subscriber.Close()) }()
+	backed.Subscriber = subscriber
+	backed.Stop, backed.Start = switches(broker, in, out)
+	if id := env("LIE_ABOUT"); id != "" {
+		told := liar.New(broker, reliable.ID(id))
+		backed.Publisher, backed.Confirms = told, told
+	}
 
 	fmt.Fprintf(out, "%s and %s\n\n", backend.Redact(env("STORE_URL")), backend.Redact(env("BROKER_URL")))
-	var told liar.Broker = broker
-	if id := env("LIE_ABOUT"); id != "" {
-		told = liar.New(broker, reliable.ID(id))
+	var result orders.Result
+	switch strategy := env("STRATEGY"); strategy {
+	case "", "tagging":
+		result, err = orders.Run(ctx, backed, plan, out)
+	case "delayedcheck":
+		result, err = runChecked(ctx, store, broker, backed, plan, out)
+	default:
+		err = reliable.Invalid("STRATEGY", "is %q, must be tagging or delayedcheck", strategy)
 	}
-	stop, start := switches(broker, in, out)
-	result, err := orders.Run(ctx, orders.Backend{
-		DB: database.DB(), Store: inspected, Numbered: strings.HasPrefix(env("STORE_URL"), "postgres"),
-		Publisher: told, Confirms: told, Subscriber: subscriber,
-		Topic: topic, Nowhere: topic + "_nowhere",
-		Stop: stop, Start: start,
-	}, plan, out)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(out, "seconds=%.2f\n", result.Lasted.Seconds())
 	return result.Err()
 }
+
+// suffix makes a name of this run's own.
+func suffix() string { return strings.ToLower(string(reliable.NewID()[24:])) }
 
 // planOf reads what shall happen.
 func planOf(env func(string) string) (orders.Plan, error) {

@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"net/url"
 	"strings"
 
 	"github.com/waybillmq/waybill/adapters/kafkabroker"
@@ -45,6 +46,29 @@ func Exec(ctx context.Context, store backend.Store, statement string, args ...an
 		return nil, err
 	}
 	return db.ExecContext(ctx, Query(store, statement), args...)
+}
+
+// DatabaseURL is the URL of another database on the same server.
+func DatabaseURL(server, name string) (string, error) {
+	u, err := url.Parse(server)
+	if err != nil {
+		return "", fmt.Errorf("a database's URL cannot be parsed: %s", backend.Redact(server))
+	}
+	u.Path = "/" + name
+	return u.String(), nil
+}
+
+// MakeDatabase makes another database on the server and returns its URL.
+func MakeDatabase(ctx context.Context, server, name string) (made string, err error) {
+	if made, err = DatabaseURL(server, name); err != nil {
+		return "", err
+	}
+	store, err := Stores.Open(ctx, server)
+	if err != nil {
+		return "", err
+	}
+	_, err = Exec(ctx, store, "CREATE DATABASE "+name)
+	return made, errors.Join(err, store.Close())
 }
 
 // Query writes a statement's placeholders, each a question mark, as the store's database wants them.

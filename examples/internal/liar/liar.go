@@ -14,7 +14,7 @@ type Broker interface {
 	reliable.ConfirmSource
 }
 
-// Liar drops one message and acks it.
+// Liar drops the first copy of one message and acks it.
 type Liar struct {
 	Broker
 	drop reliable.ID
@@ -37,7 +37,7 @@ func (l *Liar) Unwrap() any { return l.Broker }
 // Publish implements [reliable.Publisher].
 func (l *Liar) Publish(ctx context.Context, batch []reliable.Attempt) (int, error) {
 	at := slices.IndexFunc(batch, func(a reliable.Attempt) bool { return a.ID == l.drop })
-	if at < 0 {
+	if at < 0 || l.told.Err() != nil {
 		return l.Broker.Publish(ctx, batch)
 	}
 	if n, err := l.Broker.Publish(ctx, batch[:at]); n < at {

@@ -31,27 +31,28 @@ func newConsumer(ctx context.Context, file string) (*consumer, error) {
 	return &consumer{log: log}, nil
 }
 
-// start consumes until ctx ends.
-func (c *consumer) start(ctx context.Context, subscriber message.Subscriber, topic string) error {
+// start hands what comes to handle until ctx ends.
+func (c *consumer) start(ctx context.Context, subscriber message.Subscriber, topic string, handle message.NoPublishHandlerFunc) error {
 	messages, err := subscriber.Subscribe(ctx, topic)
 	if err != nil {
 		return fmt.Errorf("subscribe to %s: %w", topic, err)
 	}
 	c.done.Go(func() {
 		for msg := range messages {
-			c.receive(msg)
+			if err := handle(msg); err != nil {
+				msg.Nack()
+				continue
+			}
+			msg.Ack()
 		}
 	})
 	return nil
 }
 
-// receive writes one row per receipt, so that duplicates can be counted, and acks only what is in the log.
-func (c *consumer) receive(msg *message.Message) {
-	if _, err := c.log.ExecContext(msg.Context(), `INSERT INTO receipts (id) VALUES (?)`, msg.UUID); err != nil {
-		msg.Nack()
-		return
-	}
-	msg.Ack()
+// note writes one row per receipt, so that duplicates can be counted; only what is in the log is acked.
+func (c *consumer) note(msg *message.Message) error {
+	_, err := c.log.ExecContext(msg.Context(), `INSERT INTO receipts (id) VALUES (?)`, msg.UUID)
+	return err
 }
 
 // delivered returns how many different messages the log holds.

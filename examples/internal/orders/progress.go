@@ -6,23 +6,29 @@ import (
 	"io"
 	"sync"
 	"time"
+
+	"github.com/waybillmq/waybill/reliable"
 )
 
 // progress tells a person what goes on: a line for each phase, and one each second.
 type progress struct {
 	shop     *shop
 	consumer *consumer
-	begun    time.Time
-	end      chan struct{}
-	ended    sync.WaitGroup
+	// stats says what is pending and failed. checked says how many orders are confirmed and had
+	// their check answered; nil where there are no checks.
+	stats   func(ctx context.Context) ([]reliable.TopicStats, error)
+	checked func() int
+	begun   time.Time
+	end     chan struct{}
+	ended   sync.WaitGroup
 
 	mu    sync.Mutex
 	out   io.Writer
 	state string
 }
 
-func startProgress(ctx context.Context, out io.Writer, s *shop, c *consumer) *progress {
-	p := &progress{shop: s, consumer: c, begun: time.Now(), end: make(chan struct{}), out: out, state: "broker up"}
+func startProgress(ctx context.Context, p *progress) *progress {
+	p.begun, p.end, p.state = time.Now(), make(chan struct{}), "broker up"
 	p.ended.Go(func() {
 		ticker := time.NewTicker(time.Second)
 		defer ticker.Stop()
@@ -58,17 +64,25 @@ func (p *progress) broker(state string) {
 }
 
 // snapshot is where everything stands at a moment.
-type snapshot struct{ placed, pending, failed, delivered int }
+type snapshot struct{ placed, unchecked, pending, failed, delivered int }
 
 func (s snapshot) String() string {
+	if s.unchecked > 0 {
+		return fmt.Sprintf("placed %-6d delivered %-6d to be checked %-6d to be sent again %d", s.placed, s.delivered, s.unchecked, s.pending)
+	}
 	return fmt.Sprintf("placed %-6d pending %-6d failed %-3d delivered %d", s.placed, s.pending, s.failed, s.delivered)
 }
 
-func (s snapshot) quiet() bool { return s.pending == 0 && s.delivered+s.failed >= s.placed }
+func (s snapshot) quiet() bool {
+	return s.unchecked == 0 && s.pending == 0 && s.delivered+s.failed >= s.placed
+}
 
 func (p *progress) look(ctx context.Context) (snapshot, error) {
 	s := snapshot{placed: int(p.shop.placed.Load())}
-	topics, err := p.shop.outbox.Stats(ctx)
+	if p.checked != nil {
+		s.unchecked = max(0, s.placed-p.checked())
+	}
+	topics, err := p.stats(ctx)
 	if err != nil {
 		return s, err
 	}

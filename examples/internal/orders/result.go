@@ -22,6 +22,9 @@ type Result struct {
 	Lost       int // committed, neither delivered nor failed
 	Phantoms   int // delivered, never committed
 
+	Checks  int // of how many messages a check was answered; without a message row only, as what follows
+	Resends int // copies that were sent because a check found no confirm
+
 	Lasted time.Duration // from the first order to the last receipt, the outage included
 
 	failures []reliable.Record
@@ -75,30 +78,42 @@ func audit(ctx context.Context, s *shop, c *consumer, store reliable.Inspector, 
 		return Result{}, fmt.Errorf("look up the order that rolled back: %w", err)
 	}
 
-	r := Result{Orders: len(committed), Phantoms: len(sent), declined: declined}
+	var r Result
+	failed := make(map[reliable.ID]bool)
 	for _, id := range committed {
 		record, stored := outbox[id]
-		failed := stored && record.Status == reliable.Failed
 		switch {
-		case failed:
+		case stored && record.Status == reliable.Failed:
 			r.Failed++
 			r.failures = append(r.failures, record)
+			failed[id] = true
 		case stored && record.Status == reliable.Confirmed:
 			r.Confirmed++
 		case stored && record.Status == reliable.Pending:
 			r.Pending++
 		}
+	}
+	r = r.compared(committed, receipts, failed)
+	r.declined = declined
+	r.Phantoms += len(sent)
+	return r, nil
+}
+
+// compared adds what was received of what was committed. What failed is not lost.
+func (r Result) compared(committed []reliable.ID, receipts map[string]int, failed map[reliable.ID]bool) Result {
+	r.Orders = len(committed)
+	for _, id := range committed {
 		n := receipts[string(id)]
 		delete(receipts, string(id))
 		if n > 0 {
 			r.Delivered++
 			r.Duplicates += n - 1
-		} else if !failed {
+		} else if !failed[id] {
 			r.Lost++
 		}
 	}
-	r.Phantoms += len(receipts)
-	return r, nil
+	r.Phantoms = len(receipts)
+	return r
 }
 
 // print writes the table of what happened, and the line.

@@ -71,7 +71,7 @@ func Run(ctx context.Context, b Backend, plan Plan, out io.Writer) (result Resul
 	if err != nil {
 		return Result{}, err
 	}
-	shop, err := newShop(ctx, b.DB, b.Numbered, outbox)
+	shop, err := newShop(ctx, b.DB, b.Numbered, tagged(outbox))
 	if err != nil {
 		return Result{}, err
 	}
@@ -82,7 +82,7 @@ func Run(ctx context.Context, b Backend, plan Plan, out io.Writer) (result Resul
 	defer func() { err = errors.Join(err, consumer.close()) }()
 	consuming, stopConsuming := context.WithCancel(ctx)
 	defer stopConsuming()
-	if err := consumer.start(consuming, b.Subscriber, b.Topic); err != nil {
+	if err := consumer.start(consuming, b.Subscriber, b.Topic, consumer.note); err != nil {
 		return Result{}, err
 	}
 
@@ -92,7 +92,7 @@ func Run(ctx context.Context, b Backend, plan Plan, out io.Writer) (result Resul
 	go func() { relayed <- outbox.Run(relaying) }()
 
 	begun := time.Now()
-	p := startProgress(ctx, out, shop, consumer)
+	p := startProgress(ctx, &progress{shop: shop, consumer: consumer, stats: outbox.Stats, out: out})
 	declined, err := play(ctx, b, plan, shop, flying, p)
 	if err == nil {
 		err = p.awaitQuiet(ctx, plan.Patience)
@@ -110,6 +110,13 @@ func Run(ctx context.Context, b Backend, plan Plan, out io.Writer) (result Resul
 	}
 	result.Lasted = lasted
 	return result, result.print(out)
+}
+
+// tagged stores messages in the outbox, in the transaction.
+func tagged(outbox *tagging.Outbox) transaction {
+	return func(ctx context.Context, db *sql.DB, fn func(tx *sql.Tx, send func(...reliable.Envelope) error) error) error {
+		return tagging.InTx(ctx, outbox, db, func(tx *sql.Tx, out *tagging.Scope) error { return fn(tx, out.Send) })
+	}
 }
 
 // play places the orders, with an outage in their middle, and returns the id of the one that rolled back.

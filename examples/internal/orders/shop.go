@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 
 	"github.com/waybillmq/waybill/reliable"
-	"github.com/waybillmq/waybill/strategies/tagging"
 )
 
 // clerks is how many goroutines place orders.
@@ -26,15 +25,18 @@ type order struct {
 	Quantity int    `json:"quantity"`
 }
 
-// shop is the business: a table of orders, and an outbox in the same database.
+// shop is the business: a table of orders, and what sends their messages.
 type shop struct {
 	db     *sql.DB
 	insert string
-	outbox *tagging.Outbox
+	inTx   transaction
 	placed atomic.Int64
 }
 
-func newShop(ctx context.Context, db *sql.DB, numbered bool, outbox *tagging.Outbox) (*shop, error) {
+// transaction runs fn in a transaction of the shop's database; messages that fn sends go out if it commits.
+type transaction func(ctx context.Context, db *sql.DB, fn func(tx *sql.Tx, send func(...reliable.Envelope) error) error) error
+
+func newShop(ctx context.Context, db *sql.DB, numbered bool, inTx transaction) (*shop, error) {
 	_, err := db.ExecContext(ctx, `CREATE TABLE orders (id VARCHAR(64) PRIMARY KEY, item VARCHAR(64), quantity INT)`)
 	if err != nil {
 		return nil, fmt.Errorf("create table of orders: %w", err)
@@ -43,22 +45,22 @@ func newShop(ctx context.Context, db *sql.DB, numbered bool, outbox *tagging.Out
 	if numbered {
 		insert = `INSERT INTO orders (id, item, quantity) VALUES ($1, $2, $3)`
 	}
-	return &shop{db: db, insert: insert, outbox: outbox}, nil
+	return &shop{db: db, insert: insert, inTx: inTx}, nil
 }
 
-// place stores the order and its message: both, or neither.
+// place stores the order and sees to its message: both, or neither.
 func (s *shop) place(ctx context.Context, topic string, o order) error {
 	payload, err := json.Marshal(o)
 	if err != nil {
 		return err
 	}
-	err = tagging.InTx(ctx, s.outbox, s.db, func(tx *sql.Tx, out *tagging.Scope) error {
+	err = s.inTx(ctx, s.db, func(tx *sql.Tx, send func(...reliable.Envelope) error) error {
 		_, err := tx.ExecContext(ctx, s.insert, o.ID, o.Item, o.Quantity)
 		if err != nil {
 			return err
 		}
 		// The ID derives from the order, so that a repeated operation would store its message once.
-		if err := out.Send(reliable.Envelope{ID: reliable.ID(o.ID), Topic: topic, Payload: payload}); err != nil {
+		if err := send(reliable.Envelope{ID: reliable.ID(o.ID), Topic: topic, Payload: payload}); err != nil {
 			return err
 		}
 		if o.Quantity > 100 {

@@ -1,6 +1,6 @@
 //go:build linux
 
-// All runs the binary of examples/matrix over every combination of databases and brokers, on servers of its own:
+// All runs the binary of examples/matrix over every combination of databases, brokers and strategies, on servers of its own:
 //
 //	make run-matrix
 //
@@ -8,6 +8,8 @@
 // for SQL the database that stands for it, while orders go on being placed, and started again. The table at the end has a
 // row for each combination, counted from the outside: the table of orders against the consumer's own log. Exit code 0 means
 // that no row lost anything, and each delivered something.
+//
+// Rows with different brokers are played side by side, for most of the time of each is its broker's restart.
 package main
 
 import (
@@ -20,14 +22,17 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
 func main() {
 	orders := flag.Int("orders", 2000, "how many orders each row places")
-	only := flag.String("only", "", "only the rows whose name contains this")
-	patience := flag.Duration("patience", time.Minute, "how long nothing may happen before what is missing counts as lost")
+	only := flag.String("only", "", "only the rows whose name and strategy contain this")
+	// Longer than the three minutes after which RabbitMQ tries again to move what was due while it stopped.
+	patience := flag.Duration("patience", 4*time.Minute, "how long nothing may happen before what is missing counts as lost")
 	verbose := flag.Bool("v", false, "show what each row says")
 	flag.Parse()
 
@@ -44,12 +49,18 @@ func main() {
 	}
 }
 
+// lanesAtOnce is how many brokers are played with at a time: enough that the processors of a small machine are not idle while
+// a server starts, and no more.
+const lanesAtOnce = 3
+
 // matrix is one run over all rows.
 type matrix struct {
 	orders   int
 	only     string
 	patience time.Duration
 	out, log io.Writer
+	// skips says what is left out; nil leaves nothing out. at is the row's place in its lane.
+	skips func(lane, at int, strategy string) bool
 	// env is what every row has in its environment besides.
 	env []string
 }
@@ -67,20 +78,38 @@ func (m matrix) run(ctx context.Context) (err error) {
 		return fmt.Errorf("build the binary: %w: %s", err, output)
 	}
 
-	var t table
-	for _, row := range rows() {
-		if ctx.Err() != nil {
-			break
-		}
-		if !strings.Contains(row.name, m.only) {
-			continue
-		}
-		began := time.Now()
-		fmt.Fprintf(m.out, "%-24s ", row.name)
-		o := m.play(ctx, row, binary, filepath.Join(dir, fmt.Sprint(len(t))))
-		fmt.Fprintf(m.out, "%s (%.0fs)\n", o.verdict(), time.Since(began).Seconds())
-		t = append(t, o)
-	}
+	m.out, m.log = &shared{to: m.out}, &shared{to: m.log}
+	h := &hall{log: m.log}
+	defer func() { err = errors.Join(err, h.end()) }()
+	t := m.playAll(ctx, binary, newGround(h, dir))
 	fmt.Fprintf(m.out, "\n%s", t)
 	return t.err()
+}
+
+// playAll plays the lanes side by side, the rows of each one after the other.
+func (m matrix) playAll(ctx context.Context, binary string, g *ground) table {
+	var (
+		group    sync.WaitGroup
+		outcomes = make([]table, len(lanes()))
+		atOnce   = make(chan struct{}, lanesAtOnce)
+	)
+	for lane, rows := range lanes() {
+		group.Go(func() {
+			atOnce <- struct{}{}
+			defer func() { <-atOnce }()
+			for at, r := range rows {
+				for _, strategy := range strategies {
+					if ctx.Err() != nil || !strings.Contains(r.name+" "+strategy, m.only) || m.skips != nil && m.skips(lane, at, strategy) {
+						continue
+					}
+					began := time.Now()
+					o := m.play(ctx, r, strategy, binary, g)
+					outcomes[lane] = append(outcomes[lane], o)
+					fmt.Fprintf(m.out, "%-24s %-14s %s (%.0fs)\n", r.name, strategy, o.verdict(), time.Since(began).Seconds())
+				}
+			}
+		})
+	}
+	group.Wait()
+	return slices.Concat(outcomes...)
 }

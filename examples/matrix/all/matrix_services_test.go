@@ -21,17 +21,28 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const orderCount = 200
 
+// skips has the delayed check played once with each broker, on another store than with the last one. `make run-matrix` plays
+// all rows, which takes longer than a test should.
+func skips(lane, at int, strategy string) bool { return strategy == "delayedcheck" && at != lane%3 }
+
 func TestMatrix_losesNothingOnAnyCombination(t *testing.T) {
 	var out, log bytes.Buffer
-	err := matrix{orders: orderCount, patience: 2 * time.Minute, out: &out, log: &log}.run(t.Context())
+	err := matrix{orders: orderCount, patience: 5 * time.Minute, out: &out, log: &log, skips: skips}.run(t.Context())
 	if !assert.NoError(t, err) {
 		t.Log("\n" + log.String())
 	}
 	t.Log("\n" + out.String())
-	for _, r := range rows() {
-		line := fmt.Sprintf(`(?m)^\s*%s +%d +%d +1 +%d +\d+ +0 +[1-9]\d*$`,
-			strings.ReplaceAll(r.name, "+", `\+`), orderCount, orderCount-1, orderCount-1)
-		assert.Regexp(t, line, out.String())
+	for lane, rows := range lanes() {
+		for at, r := range rows {
+			for strategy, failed := range map[string]int{"tagging": 1, "delayedcheck": 0} {
+				if skips(lane, at, strategy) {
+					continue
+				}
+				line := fmt.Sprintf(`(?m)^\s*%s +%s +%d +%d +%d +%d +\d+ +0 +[1-9]\d*$`,
+					strings.ReplaceAll(r.name, "+", `\+`), strategy, orderCount, orderCount-failed, failed, orderCount-failed)
+				assert.Regexp(t, line, out.String())
+			}
+		}
 	}
 }
 
@@ -43,7 +54,7 @@ func TestMatrix_exitsWithAnErrorIfABrokerLies(t *testing.T) {
 	require.NoError(t, err, string(output))
 
 	run := func(env ...string) (string, error) {
-		cmd := exec.CommandContext(t.Context(), binary, "-orders", "60", "-only", "NATS+SQLite", "-patience", "10s")
+		cmd := exec.CommandContext(t.Context(), binary, "-orders", "60", "-only", "NATS+SQLite tagging", "-patience", "10s")
 		cmd.Env = append(os.Environ(), env...)
 		output, err := cmd.CombinedOutput()
 		return string(output), err
@@ -55,5 +66,5 @@ func TestMatrix_exitsWithAnErrorIfABrokerLies(t *testing.T) {
 	require.ErrorAs(t, err, &exit, said)
 	assert.Equal(t, 1, exit.ExitCode())
 	assert.Contains(t, said, "1 committed orders were neither delivered nor failed")
-	assert.Regexp(t, `NATS\+SQLite +60 +59 +1 +58 +\d+ +1 `, said)
+	assert.Regexp(t, `NATS\+SQLite +tagging +60 +59 +1 +58 +\d+ +1 `, said)
 }

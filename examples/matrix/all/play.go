@@ -14,34 +14,35 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/waybillmq/waybill/internal/testservers"
 )
 
-// play runs one row: its servers, and the binary on them.
-func (m matrix) play(ctx context.Context, r row, binary, dir string) outcome {
-	o := outcome{name: r.name}
-	h := &hall{log: m.log}
-	err := os.Mkdir(dir, 0o755)
-	if err == nil {
-		err = h.try(func() {
-			s := r.stage(h, dir)
-			if err := m.runChild(ctx, binary, s, h, &o); err != nil {
-				h.Errorf("%w", err)
-			}
-		})
-	}
-	o.err = errors.Join(err, h.end())
+// play plays one row with one strategy: the binary on the row's servers.
+func (m matrix) play(ctx context.Context, r row, strategy, binary string, g *ground) outcome {
+	o := outcome{name: r.name, strategy: strategy}
+	var said bytes.Buffer
+	var failed error
+	setting := try(func() {
+		own := strings.ToLower(strings.ReplaceAll(r.name, "+", "_") + "_" + strategy)
+		storeURL := r.store(g, own)
+		brokerURL, broker := r.broker(g, own)
+		env := []string{
+			"STRATEGY=" + strategy, "STORE_URL=" + storeURL, "BROKER_URL=" + brokerURL,
+			fmt.Sprint("ORDERS=", m.orders), fmt.Sprint("PATIENCE=", m.patience),
+		}
+		failed = m.runChild(ctx, binary, env, broker, &o, &said)
+	})
+	o.err = errors.Join(setting, failed)
+	fmt.Fprintf(m.log, "%s, %s:\n%s", r.name, strategy, said.Bytes())
 	return o
 }
 
-// runChild runs the binary on a stage and hears what it says.
-func (m matrix) runChild(ctx context.Context, binary string, s stage, h *hall, o *outcome) error {
+// runChild runs the binary, hears what it says, and passes that on.
+func (m matrix) runChild(ctx context.Context, binary string, env []string, broker server, o *outcome, said io.Writer) error {
 	child := exec.CommandContext(ctx, binary)
-	child.Env = append(os.Environ(), append([]string{
-		"STORE_URL=" + s.storeURL, "BROKER_URL=" + s.brokerURL,
-		fmt.Sprint("ORDERS=", m.orders), fmt.Sprint("PATIENCE=", m.patience),
-	}, m.env...)...)
+	child.Env = append(append(os.Environ(), env...), m.env...)
 	var complaints bytes.Buffer
 	child.Stderr = &complaints
 	answers, err := child.StdinPipe()
@@ -55,7 +56,7 @@ func (m matrix) runChild(ctx context.Context, binary string, s stage, h *hall, o
 	if err := child.Start(); err != nil {
 		return err
 	}
-	err = h.try(func() { o.listen(io.TeeReader(says, m.log), answers, s.broker) })
+	err = try(func() { o.listen(io.TeeReader(says, said), answers, broker) })
 	_ = answers.Close() // with it ends a child that waits for an answer
 	if err != nil {
 		_ = child.Process.Kill()
@@ -97,9 +98,24 @@ func (o *outcome) count(name, value string) {
 	o.counts[name] = number
 }
 
-// hall is what the servers of a row have in place of a test.
+// shared is a writer that several goroutines may use.
+type shared struct {
+	mu sync.Mutex
+	to io.Writer
+}
+
+// Write passes what on as a whole.
+func (s *shared) Write(what []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.to.Write(what)
+}
+
+// hall is what the servers have in place of a test. It is safe for concurrent use.
 type hall struct {
-	log      io.Writer
+	log io.Writer
+
+	mu       sync.Mutex
 	cleanups []func()
 	failed   bool
 	errors   []error
@@ -112,24 +128,51 @@ type serverError string
 
 func (e serverError) Error() string { return string(e) }
 
-func (*hall) Helper()               {}
-func (h *hall) Cleanup(what func()) { h.cleanups = append(h.cleanups, what) }
-func (h *hall) Failed() bool        { return h.failed }
+func (*hall) Helper() {}
 
+// Cleanup has what called at the end.
+func (h *hall) Cleanup(what func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.cleanups = append(h.cleanups, what)
+}
+
+// Failed reports whether anything has failed.
+func (h *hall) Failed() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.failed
+}
+
+// Logf writes a line to the log.
 func (h *hall) Logf(format string, args ...any) { fmt.Fprintf(h.log, format+"\n", args...) }
 
+// Errorf records an error of all rows together.
 func (h *hall) Errorf(format string, args ...any) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	h.failed = true
 	h.errors = append(h.errors, fmt.Errorf(format, args...))
 }
 
+// Fatalf ends what [try] tries, with an error.
 func (h *hall) Fatalf(format string, args ...any) {
+	h.mu.Lock()
 	h.failed = true
+	h.mu.Unlock()
 	panic(serverError(fmt.Sprintf(format, args...)))
 }
 
+// end stops what was started, the last first.
+func (h *hall) end() error {
+	for _, what := range slices.Backward(h.cleanups) {
+		what()
+	}
+	return errors.Join(h.errors...)
+}
+
 // try runs f as far as it goes.
-func (*hall) try(f func()) (err error) {
+func try(f func()) (err error) {
 	defer func() {
 		switch failed := recover().(type) {
 		case nil:
@@ -141,12 +184,4 @@ func (*hall) try(f func()) (err error) {
 	}()
 	f()
 	return nil
-}
-
-// end stops what was started, the last first.
-func (h *hall) end() error {
-	for _, what := range slices.Backward(h.cleanups) {
-		what()
-	}
-	return errors.Join(h.errors...)
 }

@@ -11,9 +11,10 @@ import (
 
 // outcome is what came of a row.
 type outcome struct {
-	name   string
-	counts map[string]float64 // as the binary printed them
-	err    error
+	name     string
+	strategy string
+	counts   map[string]float64 // as the binary printed them
+	err      error
 }
 
 // problem says what is wrong with a row; empty if nothing is.
@@ -49,7 +50,7 @@ func (t table) err() error {
 	for i := range t {
 		o := &t[i]
 		if problem := o.problem(); problem != "" {
-			problems = append(problems, fmt.Errorf("%s: %s", o.name, problem))
+			problems = append(problems, fmt.Errorf("%s, %s: %s", o.name, o.strategy, problem))
 		}
 	}
 	return errors.Join(problems...)
@@ -59,14 +60,14 @@ func (t table) err() error {
 func (t table) String() string {
 	var out strings.Builder
 	w := tabwriter.NewWriter(&out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "broker+store\tsent\tconfirmed\tfailed\tdelivered\tduplicates\tlost\tmsg/s\t")
+	fmt.Fprintln(w, "broker+store\tstrategy\tsent\tconfirmed\tfailed\tdelivered\tduplicates\tlost\tmsg/s\t")
 	for i := range t {
 		o := &t[i]
 		rate := 0.0
 		if o.counts["seconds"] > 0 {
 			rate = o.counts["delivered"] / o.counts["seconds"]
 		}
-		fmt.Fprintf(w, "%s\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t\n", o.name, o.counts["orders"], o.counts["confirmed"],
+		fmt.Fprintf(w, "%s\t%s\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t\n", o.name, o.strategy, o.counts["orders"], o.counts["confirmed"],
 			o.counts["failed"], o.counts["delivered"], o.counts["duplicates"], o.counts["lost"], rate)
 	}
 	_ = w.Flush() // to a strings.Builder

@@ -11,7 +11,7 @@ import (
 )
 
 func good() outcome {
-	return outcome{name: "A+B", counts: map[string]float64{
+	return outcome{name: "A+B", strategy: "tagging", counts: map[string]float64{
 		"orders": 100, "confirmed": 99, "failed": 1, "pending": 0, "delivered": 99, "duplicates": 3, "lost": 0, "seconds": 3,
 	}}
 }
@@ -36,9 +36,9 @@ func TestTable_isGoodOnlyIfEveryRowLostNothingAndDeliveredSomething(t *testing.T
 
 func TestTable_hasARowForEachCombination(t *testing.T) {
 	other := good()
-	other.name = "Longer+Name"
+	other.name, other.strategy = "Longer+Name", "delayedcheck"
 	assert.Equal(t, ""+
-		"  broker+store  sent  confirmed  failed  delivered  duplicates  lost  msg/s\n"+
-		"           A+B   100         99       1         99           3     0     33\n"+
-		"   Longer+Name   100         99       1         99           3     0     33\n", table{good(), other}.String())
+		"  broker+store      strategy  sent  confirmed  failed  delivered  duplicates  lost  msg/s\n"+
+		"           A+B       tagging   100         99       1         99           3     0     33\n"+
+		"   Longer+Name  delayedcheck   100         99       1         99           3     0     33\n", table{good(), other}.String())
 }
