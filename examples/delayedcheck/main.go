@@ -33,7 +33,7 @@ import (
 const roleVariable = "WAYBILL_EXAMPLE_ROLE"
 
 // patience is how long to wait, once all orders are placed, for the last one to be shipped and every check to be answered. It
-// is longer than the three minutes after which RabbitMQ tries again to move what was due while it stopped.
+// is longer than the three minutes after which RabbitMQ, as it comes, tries again to move what was due while it stopped.
 const patience = 4 * time.Minute
 
 func main() {

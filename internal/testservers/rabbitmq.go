@@ -87,6 +87,10 @@ func (r *RabbitMQ) startNameServer() {
 
 func (r *RabbitMQ) nameServerPort() int { return r.place.ports[2] }
 
+// soonTriedAgain has what is dead-lettered and finds no queue, or loses its way in a restart, tried again after 10 s; the
+// broker's own default is three minutes.
+const soonTriedAgain = "-rabbit dead_letter_worker_publisher_confirm_timeout 10000"
+
 // script makes a command of one of RabbitMQ's scripts, bound to this node.
 func (r *RabbitMQ) script(name string, args ...string) *exec.Cmd {
 	onLoopback := "-kernel inet_dist_use_interface {127,0,0,1}"
@@ -105,7 +109,7 @@ func (r *RabbitMQ) script(name string, args ...string) *exec.Cmd {
 		"RABBITMQ_MNESIA_BASE=" + r.file("data"),
 		"RABBITMQ_LOG_BASE=" + r.place.dir,
 		"RABBITMQ_DIST_PORT=" + strconv.Itoa(r.place.ports[1]),
-		"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=-start_epmd false " + onLoopback,
+		"RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS=-start_epmd false " + onLoopback + " " + soonTriedAgain,
 		"RABBITMQ_CTL_ERL_ARGS=-start_epmd false " + onLoopback,
 		"ERL_EPMD_ADDRESS=127.0.0.1",
 		"ERL_EPMD_PORT=" + strconv.Itoa(r.nameServerPort()),
