@@ -54,6 +54,8 @@ type dialect interface {
 	insert(t tables, topic string, fs []*flight) []statement
 	// declare makes the tables of a topic and says whether they are fit for it.
 	declare(ctx context.Context, db *sql.DB, statements []string, table string) error
+	// introduce makes the row of a group that has read nothing yet, where watermill-sql does not do that by itself.
+	introduce(ctx context.Context, db *sql.DB, t tables, topic, group string) error
 	// learn looks at the server.
 	learn(ctx context.Context, conn *sql.Conn) (facts, error)
 	// classify says what an error means, and which of the server's it is, for people: "" if it is none.

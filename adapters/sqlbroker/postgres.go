@@ -92,6 +92,9 @@ WHERE attrelid = to_regclass($1) AND attname = 'payload'`, table).Scan(&kind)
 	return tx.Commit()
 }
 
+// introduce does nothing: watermill-sql does it, before it subscribes.
+func (postgresDialect) introduce(context.Context, *sql.DB, tables, string, string) error { return nil }
+
 func (postgresDialect) learn(ctx context.Context, conn *sql.Conn) (facts, error) {
 	identity, err := sqlidentity.Postgres(ctx, rowOn(conn))
 	return facts{identity: identity}, err

@@ -179,6 +179,7 @@ func (s *Subscriber) subscribe(ctx context.Context, topic string) (<-chan *messa
 	if !s.begin() {
 		return nil, reliable.ErrClosed
 	}
+	s.introduce(ctx, topic)
 	ending, end := context.WithCancel(ctx)
 	closed := context.AfterFunc(s.closing, end)
 	reading, abandon := context.WithCancel(context.WithoutCancel(ctx))
@@ -203,6 +204,16 @@ func (s *Subscriber) subscribe(ctx context.Context, topic string) (<-chan *messa
 		_ = inner.Close() // never fails
 	}()
 	return messages, nil
+}
+
+// introduce makes the group known to the topic. What keeps it from that is no error: the subscription meets it as well, and
+// tries again.
+func (s *Subscriber) introduce(ctx context.Context, topic string) {
+	ctx, cancel := context.WithTimeout(ctx, s.b.confirmTimeout)
+	defer cancel()
+	if err := s.b.dialect.introduce(ctx, s.b.db, s.b.tables, topic, s.config.ConsumerGroup); err != nil {
+		s.b.logger.DebugContext(ctx, "the group has no row yet", "topic", topic, "error", s.b.told(err))
+	}
 }
 
 func (s *Subscriber) begin() bool {
