@@ -100,6 +100,7 @@ func TestRabbitMQ_livesThroughFaults(t *testing.T) {
 	require.NoError(t, err)
 	requireConfirmed(t, publish(t, channel, message))
 	closed := conn.NotifyClose(make(chan *amqp.Error, 1))
+	server.Ctl("eval", "mnesia:sync_log().") // that the queue is there is in the broker's memory for a second or two
 	server.Kill()
 	require.Error(t, await(t, closed))
 	requireRefused(t, server.Server)
