@@ -49,19 +49,24 @@ const (
 // dialect is what differs between databases.
 type dialect interface {
 	tables(prefix string) tables
-	adapters(t tables, batch int) (wsql.SchemaAdapter, wsql.OffsetsAdapter)
 	// insert returns the statements of a transaction that store flights of a topic, in their order.
 	insert(t tables, topic string, fs []*flight) []statement
 	// declare makes the tables of a topic and says whether they are fit for it.
 	declare(ctx context.Context, db *sql.DB, statements []string, table string) error
-	// introduce makes the row of a group that has read nothing yet, where watermill-sql does not do that by itself.
-	introduce(ctx context.Context, db *sql.DB, t tables, topic, group string) error
 	// learn looks at the server.
 	learn(ctx context.Context, conn *sql.Conn) (facts, error)
 	// classify says what an error means, and which of the server's it is, for people: "" if it is none.
 	classify(err error) (class, string)
+	reading
 	bounding
 	delaying
+}
+
+// reading is what subscribers need.
+type reading interface {
+	adapters(t tables, batch int) (wsql.SchemaAdapter, wsql.OffsetsAdapter)
+	// introduce makes the row of a group that has read nothing yet, where watermill-sql does not do that by itself.
+	introduce(ctx context.Context, db *sql.DB, t tables, topic, group string) error
 }
 
 // bounding is how transactions begin that do not wait for ever.
