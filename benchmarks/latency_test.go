@@ -50,9 +50,9 @@ func BenchmarkLatency(b *testing.B) {
 				b.ReportMetric(pairs.Median(confirmed.p50), "p50-ms")
 				b.ReportMetric(pairs.Median(confirmed.p99), "p99-ms")
 				b.ReportMetric(pairs.Median(confirmed.p999), "p99.9-ms")
-				pairs.Report("latency commit-to-confirm-%s at %d msg/s: %s", d.name, steadyRate, confirmed)
-				pairs.Report("latency commit-to-client-%s, the part of it before the broker's client: %s", d.name, handed)
-				pairs.Report("latency bare-commit-to-confirm-%s, a bare client after the same transactions: %s", d.name, bare)
+				pairs.Report("latency commit-to-confirm-%s at %d msg/s: %s", d.name, steadyRate, &confirmed)
+				pairs.Report("latency commit-to-client-%s, the part of it before the broker's client: %s", d.name, &handed)
+				pairs.Report("latency bare-commit-to-confirm-%s, a bare client after the same transactions: %s", d.name, &bare)
 			}
 		})
 	}
@@ -67,7 +67,7 @@ func (p *percentiles) add(waits []float64) {
 	p.p999 = append(p.p999, pairs.Percentile(waits, 0.999))
 }
 
-func (p percentiles) String() string {
+func (p *percentiles) String() string {
 	return fmt.Sprintf("p50 %.2f ms, p99 %.2f ms, p99.9 %.2f ms; p99 of the rounds from %.2f to %.2f ms",
 		pairs.Median(p.p50), pairs.Median(p.p99), pairs.Median(p.p999), slices.Min(p.p99), slices.Max(p.p99))
 }

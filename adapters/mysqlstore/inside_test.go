@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/waybillmq/waybill/adapters/internal/servertest"
 	"github.com/waybillmq/waybill/adapters/mysqlstore"
 	"github.com/waybillmq/waybill/internal/testenv"
 	"github.com/waybillmq/waybill/reliable"
@@ -19,7 +20,7 @@ var anHour = reliable.ClaimRequest{Worker: "w", Max: 10, Lease: time.Hour}
 // failedHead stores an envelope with a key, fails it and claims it for compensation.
 func failedHead(t *testing.T, store *mysqlstore.Store) reliable.Record {
 	t.Helper()
-	_, err := store.Enqueue(t.Context(), reliable.EnqueueRequest{}, keyed("head", "k"))
+	_, err := store.Enqueue(t.Context(), reliable.EnqueueRequest{}, servertest.Keyed("head", "k"))
 	require.NoError(t, err)
 	attempts, err := store.Claim(t.Context(), anHour)
 	require.NoError(t, err)
@@ -50,12 +51,12 @@ func TestSettleCompensation_inAnOldSnapshotLetsThoseGoOnWhoCameSince(t *testing.
 	native := tx.Native().(*sql.Tx)
 	require.NoError(t, native.QueryRowContext(t.Context(), "SELECT COUNT(*) FROM waybill_outbox").Scan(&rows))
 	require.Equal(t, 1, rows)
-	_, err = store.Enqueue(t.Context(), reliable.EnqueueRequest{}, keyed("second", "k"))
+	_, err = store.Enqueue(t.Context(), reliable.EnqueueRequest{}, servertest.Keyed("second", "k"))
 	require.NoError(t, err)
 	attempts, err := store.Claim(t.Context(), anHour) // looks at what is new, and knows from then on that it waits
 	require.NoError(t, err)
 	require.Empty(t, attempts)
-	_, err = store.Enqueue(t.Context(), reliable.EnqueueRequest{}, keyed("third", "k"))
+	_, err = store.Enqueue(t.Context(), reliable.EnqueueRequest{}, servertest.Keyed("third", "k"))
 	require.NoError(t, err)
 
 	require.NoError(t, native.QueryRowContext(t.Context(), "SELECT COUNT(*) FROM waybill_outbox").Scan(&rows))

@@ -12,6 +12,7 @@ import (
 	"github.com/go-sql-driver/mysql"
 	"github.com/stretchr/testify/require"
 
+	"github.com/waybillmq/waybill/adapters/internal/servertest"
 	"github.com/waybillmq/waybill/adapters/mysqlstore"
 	"github.com/waybillmq/waybill/internal/testenv"
 	"github.com/waybillmq/waybill/reliable"
@@ -67,18 +68,18 @@ func TestEnqueue_doesWithoutPreparingWhereTheServerDoesNot(t *testing.T) {
 	require.NoError(t, store.Migrate(t.Context()))
 
 	for _, id := range []string{"a", "b", "c"} {
-		_, err = store.Enqueue(t.Context(), reliable.EnqueueRequest{}, envelope(id))
+		_, err = store.Enqueue(t.Context(), reliable.EnqueueRequest{}, servertest.Envelope(id))
 		require.NoError(t, err)
 	}
 	require.EqualValues(t, 1, asked.Load(), "it is not asked again for the same statement")
 
 	tx, err := store.Begin(t.Context(), nil)
 	require.NoError(t, err)
-	_, err = tx.Enqueue(t.Context(), reliable.EnqueueRequest{}, envelope("d"), envelope("e"))
+	_, err = tx.Enqueue(t.Context(), reliable.EnqueueRequest{}, servertest.Envelope("d"), servertest.Envelope("e"))
 	require.NoError(t, err)
 	require.NoError(t, tx.Commit(t.Context()))
 	for _, id := range []string{"a", "b", "c", "d", "e"} {
-		require.True(t, stored(t, store, id), id)
+		require.True(t, servertest.Stored(t, store, id), id)
 	}
 }
 
@@ -91,9 +92,9 @@ func TestEnqueue_preparesOnTheOnlyConnectionOfAPool(t *testing.T) {
 	for _, ids := range [][]string{{"a", "b"}, {"c", "d"}, {"e", "f"}} {
 		tx, err := store.Begin(t.Context(), nil)
 		require.NoError(t, err)
-		_, err = tx.Enqueue(t.Context(), reliable.EnqueueRequest{}, envelope(ids[0]), envelope(ids[1]))
+		_, err = tx.Enqueue(t.Context(), reliable.EnqueueRequest{}, servertest.Envelope(ids[0]), servertest.Envelope(ids[1]))
 		require.NoError(t, err)
 		require.NoError(t, tx.Commit(t.Context()))
 	}
-	require.True(t, stored(t, store, "f"))
+	require.True(t, servertest.Stored(t, store, "f"))
 }

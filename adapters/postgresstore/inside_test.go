@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/waybillmq/waybill/adapters/internal/servertest"
 	"github.com/waybillmq/waybill/adapters/postgresstore"
 	"github.com/waybillmq/waybill/internal/testenv"
 	"github.com/waybillmq/waybill/reliable"
@@ -67,8 +68,8 @@ func TestSettleCompensation_ofAKeyNeedsToSeeWhatIsCommitted(t *testing.T) {
 		store, err := postgresstore.New(db, postgresstore.WithTablePrefix(names.next()))
 		migrated(t, store, err)
 		for _, level := range []string{"repeatable read", "serializable", "read committed"} {
-			plain := failedHead(t, store, envelope("plain "+level))
-			head := failedHead(t, store, keyed("keyed "+level, level))
+			plain := failedHead(t, store, servertest.Envelope("plain "+level))
+			head := failedHead(t, store, servertest.Keyed("keyed "+level, level))
 			conn, set := begin(level)
 			require.NoError(t, set("SET default_transaction_isolation = '"+level+"'"))
 			tx, err := store.Begin(t.Context(), conn)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/waybillmq/waybill/adapters/internal/servertest"
 	"github.com/waybillmq/waybill/adapters/postgresstore"
 	"github.com/waybillmq/waybill/internal/testenv"
 	"github.com/waybillmq/waybill/reliable"
@@ -53,7 +54,7 @@ func TestAwaitWake_doesNotMissWhatCameBeforeItListened(t *testing.T) {
 	store, err := postgresstore.NewPgx(openPool(t, address))
 	require.NoError(t, err)
 	require.NoError(t, store.Migrate(t.Context()))
-	_, err = store.Enqueue(t.Context(), reliable.EnqueueRequest{}, envelope("a"))
+	_, err = store.Enqueue(t.Context(), reliable.EnqueueRequest{}, servertest.Envelope("a"))
 	require.NoError(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 	defer cancel()

@@ -251,6 +251,7 @@ func forTests(path string) bool {
 		"github.com/ThreeDotsLabs/watermill/pubsub/tests", "github.com/twmb/franz-go/pkg/kfake",
 		module + "adapters/memstore", module + "adapters/membroker",
 		module + "reliable/storetest", module + "reliable/brokertest", module + "reliable/schedulertest", module + "reliable/witnesstest",
+		module + "adapters/internal/servertest",
 		module + "internal/testenv", module + "internal/testservers", module + "internal/faultproxy",
 	} {
 		if path == library || strings.HasPrefix(path, library+"/") {

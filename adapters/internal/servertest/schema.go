@@ -1,6 +1,4 @@
-//go:build services
-
-package mysqlstore_test
+package servertest
 
 import (
 	"database/sql"
@@ -10,24 +8,25 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/waybillmq/waybill/adapters/mysqlstore"
-	"github.com/waybillmq/waybill/internal/testenv"
 	"github.com/waybillmq/waybill/reliable"
 )
 
-func TestMigrate_ofManyProcessesAtOnce(t *testing.T) {
-	dsn := testenv.MariaDB(t)
+func (s Server) schema(t *testing.T) {
+	t.Run("many processes migrate at once", s.migrateTogether)
+	t.Run("an interrupted migration is completed", s.migrateAgain)
+	t.Run("it can be applied by hand and twice", s.applyByHand)
+	t.Run("a check says what to do", s.checkSays)
+	t.Run("stores of two prefixes know nothing of each other", s.twoPrefixes)
+	t.Run("transactions that embed one are taken", s.embeddedTransactions)
+}
+
+func (s Server) migrateTogether(t *testing.T) {
+	address := s.Database(t)
 	var group sync.WaitGroup
 	errs := make([]error, 8)
 	for i := range errs {
-		db := openDB(t, dsn, recommended)
-		group.Go(func() {
-			store, err := mysqlstore.New(db)
-			if err == nil {
-				err = store.Migrate(t.Context())
-			}
-			errs[i] = err
-		})
+		store := s.On(t, s.Open(t, address), "")
+		group.Go(func() { errs[i] = store.Migrate(t.Context()) })
 	}
 	group.Wait()
 	for _, err := range errs {
@@ -35,24 +34,21 @@ func TestMigrate_ofManyProcessesAtOnce(t *testing.T) {
 	}
 }
 
-func TestMigrate_completesAnInterruptedOne(t *testing.T) {
-	db := openDB(t, testenv.MariaDB(t), recommended)
-	store, err := mysqlstore.New(db)
-	require.NoError(t, err)
-	require.NoError(t, store.Migrate(t.Context()))
+func (s Server) migrateAgain(t *testing.T) {
+	db, store := s.onNew(t)
 	for _, statement := range []string{"DROP TABLE waybill_hold", "DELETE FROM waybill_schema"} {
 		_, err := db.ExecContext(t.Context(), statement)
 		require.NoError(t, err)
 	}
 	require.ErrorIs(t, store.Check(t.Context()), reliable.ErrSchema)
 	require.NoError(t, store.Migrate(t.Context()))
-	_, err = store.Holds(t.Context())
+	_, err := store.Holds(t.Context())
 	require.NoError(t, err)
 }
 
-func TestSchema_canBeAppliedByHandAndTwice(t *testing.T) {
-	db := openDB(t, testenv.MariaDB(t), recommended)
-	script, err := mysqlstore.Schema()
+func (s Server) applyByHand(t *testing.T) {
+	db := s.Open(t, s.Database(t))
+	script, err := s.Schema()
 	require.NoError(t, err)
 	for range 2 {
 		for statement := range strings.SplitSeq(script, ";\n") {
@@ -62,22 +58,19 @@ func TestSchema_canBeAppliedByHandAndTwice(t *testing.T) {
 			}
 		}
 	}
-	store, err := mysqlstore.New(db)
-	require.NoError(t, err)
-	require.NoError(t, store.Check(t.Context()))
+	require.NoError(t, s.On(t, db, "").Check(t.Context()))
 }
 
-func TestCheck_saysWhatToDo(t *testing.T) {
-	db := openDB(t, testenv.MariaDB(t), recommended)
-	store, err := mysqlstore.New(db)
-	require.NoError(t, err)
+func (s Server) checkSays(t *testing.T) {
+	db := s.Open(t, s.Database(t))
+	store := s.On(t, db, "")
 	missing := func(err error) {
 		t.Helper()
 		require.ErrorIs(t, err, reliable.ErrSchema)
 		require.ErrorContains(t, err, "run Migrate or apply the output of Schema")
 	}
 	missing(store.Check(t.Context()))
-	_, err = store.Enqueue(t.Context(), reliable.EnqueueRequest{}, envelope("a"))
+	_, err := store.Enqueue(t.Context(), reliable.EnqueueRequest{}, Envelope("a"))
 	missing(err)
 	require.ErrorIs(t, err, reliable.ErrNotStored)
 	_, err = store.Stats(t.Context())
@@ -87,7 +80,7 @@ func TestCheck_saysWhatToDo(t *testing.T) {
 	set := func(version, usableBy int) {
 		_, err := db.ExecContext(t.Context(), "DELETE FROM waybill_schema")
 		require.NoError(t, err)
-		_, err = db.ExecContext(t.Context(), "INSERT INTO waybill_schema VALUES (?, ?, 0)", version, usableBy)
+		_, err = db.ExecContext(t.Context(), s.Version, version, usableBy)
 		require.NoError(t, err)
 	}
 	set(0, 0)
@@ -100,42 +93,35 @@ func TestCheck_saysWhatToDo(t *testing.T) {
 	require.ErrorContains(t, err, "update it")
 }
 
-func TestStores_ofTwoPrefixesKnowNothingOfEachOther(t *testing.T) {
-	db := openDB(t, testenv.MariaDB(t), recommended)
-	stores := make([]*mysqlstore.Store, 2)
-	for i, prefix := range []string{"a_", "b_"} {
-		store, err := mysqlstore.New(db, mysqlstore.WithTablePrefix(prefix))
-		require.NoError(t, err)
-		require.NoError(t, store.Migrate(t.Context()))
-		stores[i] = store
-	}
-	_, err := stores[0].Enqueue(t.Context(), reliable.EnqueueRequest{}, envelope("a"), keyed("b", "k"))
+func (s Server) twoPrefixes(t *testing.T) {
+	db := s.Open(t, s.Database(t))
+	one, other := s.On(t, db, "a_"), s.On(t, db, "b_")
+	require.NoError(t, one.Migrate(t.Context()))
+	require.NoError(t, other.Migrate(t.Context()))
+	_, err := one.Enqueue(t.Context(), reliable.EnqueueRequest{}, Envelope("a"), Keyed("b", "k"))
 	require.NoError(t, err)
-	stats, err := stores[1].Stats(t.Context())
+	stats, err := other.Stats(t.Context())
 	require.NoError(t, err)
 	require.Empty(t, stats)
 }
 
-func TestBind_takesTransactionsThatEmbedOne(t *testing.T) {
-	db := openDB(t, testenv.MariaDB(t), recommended)
-	store, err := mysqlstore.New(db)
-	require.NoError(t, err)
-	require.NoError(t, store.Migrate(t.Context()))
+func (s Server) embeddedTransactions(t *testing.T) {
+	db, store := s.onNew(t)
 	tx, err := db.BeginTx(t.Context(), nil)
 	require.NoError(t, err)
 	wrapped := struct{ *sql.Tx }{tx} // as sqlx and bun do
 	for i, handle := range []any{wrapped, &wrapped, tx} {
 		bound, err := store.Bind(handle)
 		require.NoError(t, err)
-		_, err = bound.Enqueue(t.Context(), reliable.EnqueueRequest{}, envelope(string(rune('a'+i))))
+		_, err = bound.Enqueue(t.Context(), reliable.EnqueueRequest{}, Envelope(string(rune('a'+i))))
 		require.NoError(t, err)
 	}
 	require.NoError(t, tx.Commit())
-	require.True(t, stored(t, store, "c"))
+	require.True(t, Stored(t, store, "c"))
 
 	bound, err := store.WithTx(tx)
 	require.NoError(t, err)
-	_, err = bound.Enqueue(t.Context(), reliable.EnqueueRequest{}, envelope("d"))
+	_, err = bound.Enqueue(t.Context(), reliable.EnqueueRequest{}, Envelope("d"))
 	require.ErrorIs(t, err, reliable.ErrNotStored)
 	require.ErrorIs(t, err, sql.ErrTxDone)
 }
