@@ -45,8 +45,8 @@ test: services-up vet ## Run every test, on real servers and with the race detec
 	$(EACH_MODULE) go test -race -tags 'services stress' -timeout 30m -p 2 -count 1 ./...
 
 .PHONY: test-short
-test-short: ## Run the tests that need no server (under two minutes)
-	$(EACH_MODULE) go test -race ./...
+test-short: ## Run the tests that need no server, without the race detector (under two minutes)
+	$(EACH_MODULE) go test ./...
 
 .PHONY: test-soak
 test-soak: services-up ## Run the tests that take an hour rather than minutes
