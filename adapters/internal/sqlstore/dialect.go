@@ -58,8 +58,9 @@ type Statements struct {
 	// the time costs nothing. Clock returns the time.
 	InsertAt, Clock Statement
 	// InsertSkipping is Insert that skips the IDs that exist and returns those that were stored, for databases where a
-	// failed statement takes the transaction with it; empty for others.
-	InsertSkipping Statement
+	// failed statement takes the transaction with it; empty for others. InsertOneSkipping is the same for one row, of which
+	// the parameters are no lists: most business transactions have one message.
+	InsertSkipping, InsertOneSkipping Statement
 	// InsertLanes queues keyed rows, in the order given: [lane] [id] [delayed] [delay]. ready_at is now * delayed +
 	// delay, where delayed is 1, or 0 if there is no delay.
 	InsertLanes Statement

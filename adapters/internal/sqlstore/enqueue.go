@@ -198,7 +198,14 @@ func (b *batch) insertChunk(ctx context.Context, c Conn, indexes []int) error {
 func (b *batch) insertSkipping(ctx context.Context, c Conn, indexes []int) error {
 	left := indexes
 	for range maxRounds {
-		ids, err := b.store.strings(ctx, c, b.store.dialect.InsertSkipping, b.columns(left, 0)...)
+		st, args := b.store.dialect.InsertSkipping, b.columns(left, 0)
+		if len(left) == 1 {
+			st = b.store.dialect.InsertOneSkipping
+			for c, column := range args {
+				args[c] = element(column, 0)
+			}
+		}
+		ids, err := b.store.strings(ctx, c, st, args...)
 		if err != nil {
 			return err
 		}
