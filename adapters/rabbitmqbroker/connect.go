@@ -191,11 +191,12 @@ func (s *settings) openLink(ctx context.Context) (link, *connection, error) {
 	return link{
 		channel: amqpChannel{ch},
 		// A full channel would drop returns after a while; more than the window cannot be on their way.
-		returns: ch.NotifyReturn(make(chan amqp.Return, s.window)),
-		closed:  ch.NotifyClose(make(chan *amqp.Error, 1)),
-		blocked: blocked,
-		abort:   conn.wire.abort,
-		close:   conn.end,
+		returns:  ch.NotifyReturn(make(chan amqp.Return, s.window)),
+		closed:   ch.NotifyClose(make(chan *amqp.Error, 1)),
+		blocked:  blocked,
+		together: conn.wire.together,
+		abort:    conn.wire.abort,
+		close:    conn.end,
 
 		frameSize: conn.Config.FrameSize,
 	}, conn, nil

@@ -38,8 +38,10 @@ type link struct {
 	returns <-chan amqp.Return   // at least as large as the window; holds a return before its ack is done
 	closed  <-chan *amqp.Error   // why the broker closed the channel or connection; closed without one when we did
 	blocked <-chan amqp.Blocking // the broker stops, and starts again, to read
-	abort   func()               // drops the connection at once; whoever writes to it gets an error
-	close   func()               // ends the connection in order, or drops it if that takes long
+	// together has what is published inside leave at once, and returns when it has.
+	together func(publish func())
+	abort    func() // drops the connection at once; whoever writes to it gets an error
+	close    func() // ends the connection in order, or drops it if that takes long
 
 	frameSize int // of the connection, in bytes; 0 means without limit
 }
@@ -168,10 +170,14 @@ func (s *session) write() {
 			if stop {
 				break
 			}
-			for _, e := range batch[:n] {
-				if !s.writeOne(e) {
-					return
+			alive := true
+			s.together(func() {
+				for i := 0; alive && i < n; i++ {
+					alive = s.writeOne(batch[i])
 				}
+			})
+			if !alive {
+				return
 			}
 		}
 	}

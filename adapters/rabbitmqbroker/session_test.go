@@ -48,7 +48,8 @@ func newFakeChannel(window int) *fakeChannel {
 func (f *fakeChannel) link() link {
 	return link{
 		channel: f, returns: f.returns, closed: f.closes, blocked: f.blocked,
-		abort: func() { f.die(nil) }, close: func() { f.die(nil) },
+		together: func(publish func()) { publish() },
+		abort:    func() { f.die(nil) }, close: func() { f.die(nil) },
 	}
 }
 

@@ -13,20 +13,23 @@ const (
 	lastWords = time.Second
 )
 
-// wire is the socket, with a buffer in front of it that a goroutine of its own empties: while one write is on its way to
-// the broker, the messages after it gather and leave together. amqp091 flushes after each message, which would otherwise
-// be one system call each.
+// wire is the socket, with a buffer in front of it: while one write is on its way to the broker, the messages after it
+// gather and leave together. amqp091 flushes after each message, which would otherwise be one system call each. What is
+// written by itself a goroutine of the wire's own takes to the socket; what is written together leaves in its writer's.
 type wire struct {
 	net.Conn
 
 	gone chan struct{} // closed when the socket is
 
-	mu     sync.Mutex
-	space  sync.Cond // the buffer was emptied, or the wire is closed
-	buf    []byte
-	failed bool          // a write failed: what comes now is dropped, until the reader finds out why
-	closed bool          // takes nothing more
-	filled chan struct{} // capacity 1
+	mu      sync.Mutex
+	space   sync.Cond // the buffer was emptied, or the wire is closed
+	buf     []byte
+	spare   []byte        // what the next buffer grows in
+	held    bool          // more is to come before the buffer leaves
+	writing bool          // somebody is taking the buffer to the socket, and will look whether it has filled again
+	failed  bool          // a write failed: what comes now is dropped, until the reader finds out why
+	closed  bool          // takes nothing more
+	filled  chan struct{} // capacity 1
 }
 
 func newWire(conn net.Conn) *wire {
@@ -50,31 +53,61 @@ func (w *wire) Write(p []byte) (int, error) {
 		return 0, net.ErrClosed
 	case !w.failed:
 		w.buf = append(w.buf, p...)
-		poke(w.filled)
+		if !w.held || len(w.buf) >= wireBuffer/2 {
+			poke(w.filled)
+		}
 	}
 	return len(p), nil
 }
 
-// empty writes what gathers until the wire is closed, then closes the socket.
+// together has all that write writes leave at once, and waits until it has. A second goroutine between a message and the
+// socket costs it the time until that one is run, which on a busy machine is longer than all else.
+func (w *wire) together(write func()) {
+	w.hold(true)
+	write()
+	w.hold(false)
+	w.flush()
+}
+
+func (w *wire) hold(held bool) {
+	w.mu.Lock()
+	w.held = held
+	w.mu.Unlock()
+}
+
+// flush takes the buffer to the socket, unless somebody is at it. It reports whether that was the end.
+func (w *wire) flush() (last bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.writing {
+		return false
+	}
+	w.writing = true
+	for len(w.buf) > 0 && !w.failed {
+		out := w.buf
+		w.buf = w.spare[:0]
+		w.mu.Unlock()
+		w.space.Broadcast()
+		_, err := w.Conn.Write(out)
+		w.mu.Lock()
+		w.spare = out
+		if w.failed = err != nil; w.failed {
+			w.space.Broadcast()
+		}
+	}
+	w.writing = false
+	if w.closed {
+		poke(w.filled) // whoever closed found somebody at it
+	}
+	return w.closed
+}
+
+// empty takes what gathers to the socket until the wire is closed, then closes the socket.
 func (w *wire) empty() {
 	defer close(w.gone)
 	defer func() { _ = w.Conn.Close() }()
-	var out []byte
 	for range w.filled {
-		w.mu.Lock()
-		out, w.buf = w.buf, out[:0]
-		failed, last := w.failed, w.closed
-		w.mu.Unlock()
-		w.space.Broadcast()
-		if len(out) > 0 && !failed {
-			if _, err := w.Conn.Write(out); err != nil {
-				w.mu.Lock()
-				w.failed = true
-				w.mu.Unlock()
-				w.space.Broadcast()
-			}
-		}
-		if last {
+		if w.flush() {
 			return
 		}
 	}
