@@ -25,7 +25,7 @@ const (
 // checked is a broker with a topic for messages and a place where their checks wait.
 type checked struct {
 	broker
-	later      reliable.Scheduler
+	later      reliable.Scheduler // nil where checks go to their topic at once
 	checkTopic string
 	waiting    func() int // checks that wait
 }
@@ -33,10 +33,14 @@ type checked struct {
 // sending runs a sender while body works, and stops it, which waits for what is on its way.
 func (c checked) sending(b *testing.B, body func(s *delayedcheck.Sender), opts ...delayedcheck.SenderOption) {
 	b.Helper()
-	s, err := delayedcheck.NewSender(c.publisher, c.confirms, c.later, append([]delayedcheck.SenderOption{
+	all := []delayedcheck.SenderOption{
 		delayedcheck.WithGroups(consumer), delayedcheck.WithCheckTopic(c.checkTopic), delayedcheck.WithCheckDelay(checkDelay),
 		delayedcheck.WithWindow(window), delayedcheck.WithCheckTimeout(30 * time.Second), // what is measured here is no sick broker
-	}, opts...)...)
+	}
+	if c.later == nil {
+		all = append(all, delayedcheck.WithTopicChecks())
+	}
+	s, err := delayedcheck.NewSender(c.publisher, c.confirms, c.later, append(all, opts...)...)
 	require.NoError(b, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	ran := make(chan error, 1)

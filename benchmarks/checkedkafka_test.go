@@ -11,23 +11,15 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"github.com/waybillmq/waybill/adapters/kafkabroker"
 	"github.com/waybillmq/waybill/internal/testenv"
-	"github.com/waybillmq/waybill/strategies/delayedcheck"
 )
 
-// kafkaWithChecks is a Kafka with an empty topic for messages and one for checks, which waits in the callback service's
+// kafkaWithChecks is a Kafka with an empty topic for messages and one for checks, which wait in the callback service's
 // ledger and not in the broker: a partition each.
 func kafkaWithChecks(b *testing.B, place *testenv.KafkaPlace) checked {
 	b.Helper()
-	to := kafka(b, place)
-	checks := emptyTopic(b, place)
-	publisher := to.publisher.(*kafkabroker.Broker).Watermill()
-	later, err := delayedcheck.NewTopicScheduler(publisher)
-	require.NoError(b, err)
-	closeBroker := to.close
-	to.close = func() { require.NoError(b, publisher.Close()); closeBroker() }
-	return checked{to, later, checks, func() int { return recordsOn(b, place, checks) }}
+	to, checks := kafka(b, place), emptyTopic(b, place)
+	return checked{to, nil, checks, func() int { return recordsOn(b, place, checks) }}
 }
 
 // bareKafkaChecked produces checks and messages by one client, which puts both into a request where it can: that is faster

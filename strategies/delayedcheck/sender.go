@@ -25,8 +25,8 @@ var (
 type Sender struct {
 	cfg       senderConfig
 	scheduler reliable.Scheduler
-	hurried   *grouping // checks of transactions that hold locks
-	patient   *grouping // all others
+	hurried   route // checks of transactions that hold locks
+	patient   route // all others
 	out       *outgoing
 	breaker   *breaker
 	life      life
@@ -37,23 +37,22 @@ type Sender struct {
 var _ Resender = (*Sender)(nil)
 
 // NewSender returns a Sender. Publisher and confirms are usually one adapter; scheduler delivers the checks, to whatever
-// broker the callback service listens on. It starts nothing and does no I/O; what is sent before [Sender.Run] waits for it.
+// broker the callback service listens on; it is nil with [WithTopicChecks]. It starts nothing and does no I/O; what is sent before [Sender.Run] waits for it.
 // The caller closes what it passed in, after Run has returned. All that is wrong with the options is reported together, as
 // errors that are [reliable.ErrInvalid].
 func NewSender(
 	publisher reliable.Publisher, confirms reliable.ConfirmSource, scheduler reliable.Scheduler, opts ...SenderOption,
 ) (*Sender, error) {
-	if publisher == nil || confirms == nil || scheduler == nil {
-		return nil, fmt.Errorf("delayedcheck: new sender: %w",
-			reliable.Invalid("publisher, confirms and scheduler", "must not be nil"))
+	if publisher == nil || confirms == nil {
+		return nil, fmt.Errorf("delayedcheck: new sender: %w", reliable.Invalid("publisher and confirms", "must not be nil"))
 	}
 	cfg, err := newSenderConfig(opts, publisher, scheduler)
 	if err != nil {
 		return nil, err
 	}
 	s := &Sender{cfg: cfg, scheduler: scheduler, chores: newChores(cfg.remembering, cfg.logger, processName(), storeTimeout)}
-	s.hurried, s.patient = s.grouped(cfg.checkTimeout), s.grouped(patientTimeout)
 	s.out = newOutgoing(publisher, confirms, &cfg, s.answered)
+	s.hurried, s.patient = s.routed(cfg.checkTimeout), s.routed(patientTimeout)
 	s.breaker = &breaker{after: cfg.breakAfter, pause: cfg.breakFor, changed: s.breakerChanged}
 	return s, nil
 }
@@ -117,8 +116,11 @@ func (s *Sender) drain(ctx context.Context) {
 	}
 }
 
-// answered is told of the broker's answer to a message.
+// answered is told of the broker's answer to a message. Who waits for a check is told by that itself.
 func (s *Sender) answered(f *flight) {
+	if f.check {
+		return
+	}
 	env, confirm := &f.attempt.Envelope, &f.confirm
 	if confirm.Outcome == reliable.Acked {
 		s.counts.acked.Add(1)

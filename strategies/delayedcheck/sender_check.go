@@ -32,15 +32,34 @@ func (s *Sender) checksOf(envs []reliable.Envelope, token reliable.Token, commit
 // errBreakerOpen is why a check was not tried.
 var errBreakerOpen = errors.New("checks were not confirmed lately, and it is too early to try again")
 
-// grouped returns what schedules, together with the checks of others that may take as long.
-func (s *Sender) grouped(timeout time.Duration) *grouping {
-	return &grouping{timeout: timeout, schedule: func(ctx context.Context, checks []reliable.Envelope) error {
+// route is how checks are scheduled that may take so long. call says in left whether one may be on its way in spite of
+// its error.
+type route struct {
+	timeout time.Duration
+	call    func(ctx context.Context, checks []reliable.Envelope) (left bool, err error)
+}
+
+// routed returns the way to the scheduler, which is shared with the checks of others that may take as long, or to the
+// topic of checks.
+func (s *Sender) routed(timeout time.Duration) route {
+	if s.cfg.topicChecks {
+		// What publishers are given they only read.
+		header := map[string]string{reliable.HeaderDelay: s.cfg.checkDelay.String()}
+		return route{timeout, func(ctx context.Context, checks []reliable.Envelope) (bool, error) {
+			for i := range checks {
+				checks[i].Metadata = header
+			}
+			return s.out.check(ctx, checks)
+		}}
+	}
+	shared := &grouping{timeout: timeout, schedule: func(ctx context.Context, checks []reliable.Envelope) error {
 		return s.scheduler.Schedule(ctx, s.cfg.checkDelay, checks...)
 	}}
+	return route{timeout, shared.call}
 }
 
 // schedule has checks confirmed, all together. left says whether one may be on its way in spite of an error.
-func (s *Sender) schedule(ctx context.Context, checks []reliable.Envelope, by *grouping) (left bool, err error) {
+func (s *Sender) schedule(ctx context.Context, checks []reliable.Envelope, by route) (left bool, err error) {
 	if !s.breaker.enter() {
 		s.counts.checksSkipped.Add(int64(len(checks)))
 		return false, errBreakerOpen

@@ -26,6 +26,7 @@ type flight struct {
 	attempt  reliable.Attempt
 	accepted time.Time
 	places   int              // how many are given back with its answer
+	check    bool             // somebody waits for it before anything else happens
 	confirm  reliable.Confirm // valid once done is closed
 	done     chan struct{}
 	behind   []*flight // others with the same ID, which is never in flight twice
@@ -57,6 +58,47 @@ func newOutgoing(publisher reliable.Publisher, confirms reliable.ConfirmSource, 
 
 // accept puts messages into the queue, once there are places for them. An error means that none of them will be sent.
 func (o *outgoing) accept(ctx context.Context, envs []reliable.Envelope) ([]*flight, error) {
+	return o.put(ctx, envs, false)
+}
+
+// check puts checks into the queue, and returns when they are confirmed. left says whether one may have been taken in
+// spite of an error.
+func (o *outgoing) check(ctx context.Context, checks []reliable.Envelope) (left bool, err error) {
+	flights, err := o.put(ctx, checks, true)
+	if err != nil {
+		return false, err
+	}
+	var errs []error
+	for _, f := range flights {
+		if err := f.wait(ctx); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if len(errs) == 0 {
+		return false, nil
+	}
+	return !o.withdraw(flights), errors.Join(errs...)
+}
+
+// withdraw takes back what is still in the queue, and reports whether that was all.
+func (o *outgoing) withdraw(flights []*flight) (all bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	all = true
+	for _, f := range flights {
+		at := slices.Index(o.queue, f)
+		if at < 0 {
+			all = false
+			continue
+		}
+		o.queue = slices.Concat(o.queue[:at], o.queue[at+1:]) // what was dequeued shares the array
+		delete(o.flights, f.attempt.ID)
+		o.places.give(f.places)
+	}
+	return all
+}
+
+func (o *outgoing) put(ctx context.Context, envs []reliable.Envelope, check bool) ([]*flight, error) {
 	taken := o.places.clamp(len(envs))
 	if err := o.places.take(ctx, taken); err != nil {
 		return nil, err
@@ -73,7 +115,7 @@ func (o *outgoing) accept(ctx context.Context, envs []reliable.Envelope) ([]*fli
 		o.fence++
 		f := &flight{
 			attempt:  reliable.Attempt{Envelope: envs[i], Fence: o.fence, Attempts: 1},
-			accepted: now, done: make(chan struct{}),
+			accepted: now, check: check, done: make(chan struct{}),
 		}
 		if i < taken {
 			f.places = 1
@@ -186,7 +228,7 @@ func (o *outgoing) finish(confirm *reliable.Confirm) {
 	o.places.give(f.places)
 }
 
-// close takes nothing more and leaves nobody waiting; it returns how many messages had no answer. Nothing else runs by now.
+// close takes nothing more and leaves nobody waiting; it returns how many messages had no answer, checks aside. Nothing else runs by now.
 func (o *outgoing) close(cause error) (left int) {
 	o.mu.Lock()
 	o.closed = true
@@ -194,6 +236,9 @@ func (o *outgoing) close(cause error) (left int) {
 	for id, f := range o.flights {
 		for _, f := range append([]*flight{f}, f.behind...) {
 			unanswered = append(unanswered, reliable.Confirm{ID: id, Fence: f.attempt.Fence, Err: cause})
+			if !f.check {
+				left++
+			}
 		}
 	}
 	o.queue = nil
@@ -201,7 +246,7 @@ func (o *outgoing) close(cause error) (left int) {
 	for i := range unanswered {
 		o.finish(&unanswered[i])
 	}
-	return len(unanswered)
+	return left
 }
 
 func pause(ctx context.Context, d time.Duration) {

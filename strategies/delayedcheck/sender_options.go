@@ -33,6 +33,7 @@ type senderConfig struct {
 	retention    time.Duration        // of these
 	outbox       Outbox
 	messageFirst bool
+	topicChecks  bool
 	window       int
 	drainTimeout time.Duration
 	limits       reliable.Limits
@@ -56,6 +57,12 @@ func newSenderConfig(opts []SenderOption, publisher reliable.Publisher, schedule
 		if limited, ok := reliable.Ability[reliable.Limited](part); ok {
 			cfg.limits = cfg.limits.Stricter(limited.Limits())
 		}
+	}
+	switch {
+	case cfg.topicChecks && scheduler != nil:
+		cfg.invalid("WithTopicChecks", "contradicts the scheduler, of which there is none then: give nil")
+	case !cfg.topicChecks && scheduler == nil:
+		cfg.invalid("scheduler", "must not be nil, unless checks go to a topic at once: WithTopicChecks")
 	}
 	switch {
 	case cfg.messageFirst && cfg.outbox != nil:
@@ -129,6 +136,12 @@ func WithCheckTopic(topic string) SenderOption {
 		c.checkTopic = topic
 	}
 }
+
+// WithTopicChecks has the checks take the messages' own way to the broker: they go to the topic of checks at once, through
+// the publisher, and say how long they are to wait. It is what a [TopicScheduler] does by a publisher of its own, for
+// brokers that cannot delay, Kafka above all; here checks and messages share the broker's requests. The callback service
+// keeps the checks in its ledger until they are due. Checks take places in the window as messages do ([WithWindow]).
+func WithTopicChecks() SenderOption { return func(c *senderConfig) { c.topicChecks = true } }
 
 // WithCheckDelay sets when a check comes due; default 5 min. It should exceed the time in which a message is normally
 // processed by far: a check that is too early has a message sent twice that was only slow. A transaction must be over
