@@ -3,7 +3,9 @@ package delayedcheck
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
+	"maps"
+	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -63,16 +65,62 @@ func (c *Check) Envelope(topic string) (reliable.Envelope, error) {
 	if err := c.validate(); err != nil {
 		return reliable.Envelope{}, err
 	}
-	head, err := json.Marshal(checkHead{
-		Version: checkVersion, ID: c.Message.ID, Topic: c.Message.Topic, Key: c.Message.Key, Metadata: c.Message.Metadata,
-		Token: c.Token, Committed: c.Committed, Groups: c.Groups, Producer: c.Producer, Round: c.Round,
-	})
-	if err != nil {
-		return reliable.Envelope{}, fmt.Errorf("encode check: %w", err)
-	}
-	payload := make([]byte, 0, len(head)+1+len(c.Message.Payload))
-	payload = append(append(append(payload, head...), '\n'), c.Message.Payload...)
+	head := c.appendHead(make([]byte, 0, headBytes+c.Message.Size()))
+	payload := append(append(head, '\n'), c.Message.Payload...)
 	return reliable.Envelope{ID: reliable.NewID(), Topic: topic, Payload: payload}, nil
+}
+
+// headBytes is about what a head has beside the message's own texts.
+const headBytes = 256
+
+// appendHead appends the JSON of the check's head, the same for the same check. It is written by hand because every
+// message pays for it: reflection takes as long as all else that a check is.
+func (c *Check) appendHead(to []byte) []byte {
+	field := func(name, value string) {
+		to = append(append(append(to, `,"`...), name...), `":`...)
+		to = appendText(to, value)
+	}
+	to = strconv.AppendInt(append(to, `{"v":`...), checkVersion, 10)
+	field("id", string(c.Message.ID))
+	field("topic", c.Message.Topic)
+	if c.Message.Key != "" {
+		field("key", c.Message.Key)
+	}
+	if len(c.Message.Metadata) > 0 {
+		to = append(to, `,"metadata":{`...)
+		for _, name := range slices.Sorted(maps.Keys(c.Message.Metadata)) {
+			to = append(appendText(to, name), ':')
+			to = append(appendText(to, c.Message.Metadata[name]), ',')
+		}
+		to[len(to)-1] = '}'
+	}
+	if c.Token != "" {
+		field("token", string(c.Token))
+	}
+	if c.Committed {
+		to = append(to, `,"committed":true`...)
+	}
+	to = append(to, `,"groups":[`...)
+	for _, group := range c.Groups {
+		to = append(appendText(to, group), ',')
+	}
+	to[len(to)-1] = ']'
+	if c.Producer != "" {
+		field("producer", c.Producer)
+	}
+	return append(strconv.AppendInt(append(to, `,"round":`...), int64(c.Round), 10), '}')
+}
+
+// appendText appends a JSON string. Most texts need no escapes; of others it makes what encoding/json does.
+func appendText(to []byte, text string) []byte {
+	for i := range len(text) {
+		switch b := text[i]; {
+		case b < ' ' || b > '~', b == '"', b == '\\', b == '<', b == '>', b == '&':
+			quoted, _ := json.Marshal(text) // of a string it cannot fail
+			return append(to, quoted...)
+		}
+	}
+	return append(append(append(to, '"'), text...), '"')
 }
 
 // CheckOf returns the check that a message carries. What is no check, or one of a version that this program does not know,

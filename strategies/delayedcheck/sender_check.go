@@ -36,16 +36,18 @@ var errBreakerOpen = errors.New("checks were not confirmed lately, and it is too
 // its error.
 type route struct {
 	timeout time.Duration
+	late    error // what a call ends with that took as long
 	call    func(ctx context.Context, checks []reliable.Envelope) (left bool, err error)
 }
 
 // routed returns the way to the scheduler, which is shared with the checks of others that may take as long, or to the
 // topic of checks.
 func (s *Sender) routed(timeout time.Duration) route {
+	late := fmt.Errorf("no confirm within %v", timeout)
 	if s.cfg.topicChecks {
 		// What publishers are given they only read.
 		header := map[string]string{reliable.HeaderDelay: s.cfg.checkDelay.String()}
-		return route{timeout, func(ctx context.Context, checks []reliable.Envelope) (bool, error) {
+		return route{timeout, late, func(ctx context.Context, checks []reliable.Envelope) (bool, error) {
 			for i := range checks {
 				checks[i].Metadata = header
 			}
@@ -55,7 +57,7 @@ func (s *Sender) routed(timeout time.Duration) route {
 	shared := &grouping{timeout: timeout, schedule: func(ctx context.Context, checks []reliable.Envelope) error {
 		return s.scheduler.Schedule(ctx, s.cfg.checkDelay, checks...)
 	}}
-	return route{timeout, shared.call}
+	return route{timeout, late, shared.call}
 }
 
 // schedule has checks confirmed, all together. left says whether one may be on its way in spite of an error.
@@ -65,7 +67,7 @@ func (s *Sender) schedule(ctx context.Context, checks []reliable.Envelope, by ro
 		return false, errBreakerOpen
 	}
 	start := time.Now()
-	limited, cancel := context.WithTimeoutCause(ctx, by.timeout, fmt.Errorf("no confirm within %v", by.timeout))
+	limited, cancel := context.WithTimeoutCause(ctx, by.timeout, by.late)
 	defer cancel()
 	left, err = by.call(limited, checks)
 	s.breaker.leave(verdictOf(ctx, err))

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -147,6 +148,7 @@ func (o *outgoing) dispatch(ctx context.Context) {
 		if len(taken) == 0 {
 			select {
 			case <-o.queued:
+				runtime.Gosched() // those who were woken with the first one go out with it
 			case <-ctx.Done():
 			}
 			continue
