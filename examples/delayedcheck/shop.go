@@ -81,11 +81,12 @@ func (s stage) sender(store backend.Store, broker backend.Broker, delay *backend
 	if s.HoldAt > 0 {
 		publisher = &holding{Publisher: broker, id: orderID(s.HoldAt), out: out}
 	}
-	return delayedcheck.NewSender(publisher, broker, delay,
+	scheduler, opts := delay.ForSender()
+	return delayedcheck.NewSender(publisher, broker, scheduler, append(opts,
 		delayedcheck.WithTransactions(transactions), delayedcheck.WithWitness(witness),
 		delayedcheck.WithGroups(shippingRole), delayedcheck.WithProducerName(shopRole),
 		delayedcheck.WithCheckTopic(s.checksTopic()), delayedcheck.WithCheckDelay(s.Delay), delayedcheck.WithCheckTimeout(time.Second),
-		delayedcheck.WithSenderLogger(slog.New(slog.DiscardHandler)))
+		delayedcheck.WithSenderLogger(slog.New(slog.DiscardHandler)))...)
 }
 
 func orderID(number int) reliable.ID { return reliable.ID(fmt.Sprintf("order-%06d", number)) }

@@ -31,7 +31,7 @@ func runChecked(ctx context.Context, store backend.Store, broker backend.Broker,
 		return result, err
 	}
 	defer func() { err = errors.Join(err, delay.Close()) }()
-	c.Scheduler, c.Move = delay, delay.Run
+	c.Scheduler, c.Move, c.ForSender = delay, delay.Run, delay.ForSender
 	if c.Witness, err = backends.WitnessOf(store, "orders", "id"); err != nil {
 		return result, err
 	}

@@ -116,7 +116,7 @@ func appendText(to []byte, text string) []byte {
 	for i := range len(text) {
 		switch b := text[i]; {
 		case b < ' ' || b > '~', b == '"', b == '\\', b == '<', b == '>', b == '&':
-			quoted, _ := json.Marshal(text) // of a string it cannot fail
+			quoted, _ := json.Marshal(text) //nolint:errchkjson // of a string it cannot fail
 			return append(to, quoted...)
 		}
 	}

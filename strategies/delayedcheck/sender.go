@@ -37,9 +37,9 @@ type Sender struct {
 var _ Resender = (*Sender)(nil)
 
 // NewSender returns a Sender. Publisher and confirms are usually one adapter; scheduler delivers the checks, to whatever
-// broker the callback service listens on; it is nil with [WithTopicChecks]. It starts nothing and does no I/O; what is sent before [Sender.Run] waits for it.
-// The caller closes what it passed in, after Run has returned. All that is wrong with the options is reported together, as
-// errors that are [reliable.ErrInvalid].
+// broker the callback service listens on; it is nil with [WithTopicChecks]. It starts nothing and does no I/O; what is sent
+// before [Sender.Run] waits for it. The caller closes what it passed in, after Run has returned. All that is wrong with the
+// options is reported together, as errors that are [reliable.ErrInvalid].
 func NewSender(
 	publisher reliable.Publisher, confirms reliable.ConfirmSource, scheduler reliable.Scheduler, opts ...SenderOption,
 ) (*Sender, error) {

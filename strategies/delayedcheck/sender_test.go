@@ -37,6 +37,8 @@ type faults struct {
 	broker   func(a membroker.Attempt) membroker.Verdict
 	schedule func(s membroker.Scheduled) membroker.ScheduleVerdict
 	fallback bool // to an outbox in the same store
+
+	topicChecks bool // instead of a scheduler
 }
 
 // open makes a shop inside a synctest bubble and runs its sender.
@@ -63,10 +65,16 @@ func open(t *testing.T, f faults, opts ...delayedcheck.SenderOption) *shop {
 		require.NoError(t, err)
 		opts = append(opts, delayedcheck.WithFallback(outbox))
 	}
+	var scheduler reliable.Scheduler
+	if f.topicChecks {
+		opts = append(opts, delayedcheck.WithTopicChecks())
+	} else {
+		scheduler = s.broker.Scheduler(scheduleOptions...)
+	}
 	var err error
 	s.witness, err = s.store.MarkerWitness(time.Hour)
 	require.NoError(t, err)
-	s.sender, err = delayedcheck.NewSender(s.broker, s.broker, s.broker.Scheduler(scheduleOptions...), append([]delayedcheck.SenderOption{
+	s.sender, err = delayedcheck.NewSender(s.broker, s.broker, scheduler, append([]delayedcheck.SenderOption{
 		delayedcheck.WithTransactions(s.store), delayedcheck.WithWitness(s.witness), delayedcheck.WithGroups("billing"),
 		delayedcheck.WithSenderLogger(slog.New(slog.DiscardHandler)),
 	}, opts...)...)

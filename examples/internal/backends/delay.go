@@ -15,8 +15,9 @@ import (
 // Delay is who delivers messages later on a broker.
 type Delay struct {
 	reliable.Scheduler
-	run   func(ctx context.Context) error
-	close func() error
+	atOnce bool // messages are published at once, and whoever receives them keeps them
+	run    func(ctx context.Context) error
+	close  func() error
 }
 
 // DelayOf returns who delays on a broker: the broker itself, or, where it cannot, whoever receives. It keeps one delay. What
@@ -42,7 +43,15 @@ func DelayOf(ctx context.Context, broker backend.Broker, delay time.Duration) (*
 	}
 	publisher := broker.Watermill()
 	scheduler, err := delayedcheck.NewTopicScheduler(publisher)
-	return &Delay{Scheduler: scheduler, close: publisher.Close}, err
+	return &Delay{Scheduler: scheduler, atOnce: true, close: publisher.Close}, err
+}
+
+// ForSender returns what a sender is made with: where checks are published at once they take the sender's own way.
+func (d *Delay) ForSender() (reliable.Scheduler, []delayedcheck.SenderOption) {
+	if d.atOnce {
+		return nil, []delayedcheck.SenderOption{delayedcheck.WithTopicChecks()}
+	}
+	return d, nil
 }
 
 // Run moves what is due to its topic where the broker does not do that by itself, until ctx ends. It must run somewhere:

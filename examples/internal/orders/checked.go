@@ -26,6 +26,8 @@ type Checking struct {
 	// Scheduler delivers checks after Delay; Move is to be run while it is used.
 	Scheduler reliable.Scheduler
 	Move      func(ctx context.Context) error
+	// ForSender is what the sender is made with in place of Scheduler; nil for that.
+	ForSender func() (reliable.Scheduler, []delayedcheck.SenderOption)
 	Delay     time.Duration
 	// Processed publishes processed confirms.
 	Processed message.Publisher
@@ -101,10 +103,14 @@ func (c *Checking) sender(b Backend) (*delayedcheck.Sender, error) {
 	if !ok {
 		return nil, errors.New("the store begins no transactions")
 	}
-	return delayedcheck.NewSender(b.Publisher, b.Confirms, c.Scheduler,
+	scheduler, opts := c.Scheduler, []delayedcheck.SenderOption(nil)
+	if c.ForSender != nil {
+		scheduler, opts = c.ForSender()
+	}
+	return delayedcheck.NewSender(b.Publisher, b.Confirms, scheduler, append(opts,
 		delayedcheck.WithTransactions(transactions), delayedcheck.WithWitness(c.Witness), delayedcheck.WithGroups(consumerGroup),
 		delayedcheck.WithCheckTopic(c.ChecksTopic), delayedcheck.WithCheckDelay(c.Delay), delayedcheck.WithCheckTimeout(time.Second),
-		delayedcheck.WithSenderLogger(slog.New(slog.DiscardHandler)))
+		delayedcheck.WithSenderLogger(slog.New(slog.DiscardHandler)))...)
 }
 
 func (c *Checking) service(b Backend, sender *delayedcheck.Sender, callback *callbackService) (*delayedcheck.Service, error) {
