@@ -92,32 +92,40 @@ func (a *answers) put(done chan struct{}) { a.pool.Put(done) }
 type group struct {
 	s *Sender
 
-	mu      sync.Mutex
-	waiting []*groupCall
-	writers int
-	usual   int           // calls in the last statement, or three quarters of what was usual before if that is more
-	took    time.Duration // how long the last statement took
-	wanted  int           // how many waiting calls are worth waking a writer for; 0 is any
+	mu         sync.Mutex
+	waiting    []*groupCall
+	rows, size int // of those that wait
+	writers    int
+	storing    int           // statements under way
+	usual      int           // calls in the last statement, or three quarters of what was usual before if that is more
+	took       time.Duration // by the last statement, or three quarters of what was usual before if that is more
+	kept       []leasing     // to be handed over with the next statement
 
-	arrived chan struct{} // capacity 1: as many calls as are wanted wait
+	changed chan struct{} // capacity 1: enough calls may wait, or a statement has ended
 	answers answers
 }
 
-func newGroup(s *Sender) *group { return &group{s: s, arrived: make(chan struct{}, 1)} }
+func newGroup(s *Sender) *group { return &group{s: s, changed: make(chan struct{}, 1)} }
 
 func (g *group) add(call *groupCall) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.waiting = append(g.waiting, call)
-	if len(g.waiting) >= g.wanted {
-		select {
-		case g.arrived <- struct{}{}:
-		default:
-		}
+	g.rows, g.size = g.rows+len(call.envs), g.size+call.size
+	if g.enough() {
+		g.announce()
 	}
 	if g.writers < g.s.cfg.groupWriters {
 		g.writers++
 		go g.write()
+	}
+}
+
+// announce has a writer that gathers look again.
+func (g *group) announce() {
+	select {
+	case g.changed <- struct{}{}:
+	default:
 	}
 }
 
@@ -128,6 +136,7 @@ func (g *group) withdraw(call *groupCall) bool {
 	for i, waiting := range g.waiting {
 		if waiting == call {
 			g.waiting = append(g.waiting[:i], g.waiting[i+1:]...)
+			g.rows, g.size = g.rows-len(call.envs), g.size-call.size
 			return true
 		}
 	}
@@ -136,10 +145,9 @@ func (g *group) withdraw(call *groupCall) bool {
 
 // write stores what waits until nothing does.
 func (g *group) write() {
-	var leases []leasing // that are not handed over yet
 	for {
 		prompt := g.gather()
-		calls := g.next()
+		calls, leases := g.next()
 		if len(calls) == 0 {
 			g.handOver(leases)
 			return
@@ -149,15 +157,7 @@ func (g *group) write() {
 		}
 		began := time.Now()
 		leases = g.store(calls)
-		g.mu.Lock()
-		g.usual, g.took = max(len(calls), g.usual-(g.usual+3)/4), time.Since(began)
-		g.mu.Unlock()
-		// A store with a single writer is idle until the callers are back: they have the processors first then, and what was
-		// leased is handed over while the next statement runs; but not if they wait for what becomes of their messages.
-		if !prompt || g.s.cfg.groupWriters > 1 {
-			g.handOver(leases)
-			leases = nil
-		}
+		g.handOver(g.ended(len(calls), time.Since(began), leases, prompt))
 	}
 }
 
@@ -172,85 +172,6 @@ func (g *group) handOver(leases []leasing) {
 	for i := range leases {
 		g.s.relay.Submit(leases[i].attempts, leases[i].at, leases[i].rows, leases[i].size)
 	}
-}
-
-// maxGather is the longest that a statement waits for calls; a single caller never waits.
-const maxGather = time.Millisecond
-
-// gather waits for as many calls as statements usually hold: their callers are on their way back with their next message,
-// and a statement that leaves before them is followed by one that is as dear and holds the rest. It waits for half of what
-// a statement takes at most, and reports whether they came.
-func (g *group) gather() (prompt bool) {
-	g.mu.Lock()
-	usual, patience := g.usual, min(g.took/2, maxGather)
-	g.mu.Unlock()
-	if usual <= 1 {
-		return false
-	}
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
-	for g.wants(usual) {
-		select {
-		case <-g.arrived:
-		case <-timer.C:
-			g.wants(0)
-			return false
-		}
-	}
-	return true
-}
-
-// wants reports whether fewer than n calls wait, and has the caller woken when n do. Of two writers that gather the one
-// that leaves first has the other woken by each call again.
-func (g *group) wants(n int) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if len(g.waiting) >= n {
-		g.wanted = 0
-		return false
-	}
-	g.wanted = n
-	return true
-}
-
-// next takes as many calls as one statement may hold. Calls with and without places in memory go into one statement only
-// if all of them have, or none has.
-func (g *group) next() []*groupCall {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	n, rows, size := 0, 0, 0
-	for _, call := range g.waiting {
-		if n > 0 && (rows+len(call.envs) > g.s.cfg.groupRows || size+call.size > g.s.cfg.groupBytes || call.reserved != g.waiting[0].reserved) {
-			break
-		}
-		n, rows, size = n+1, rows+len(call.envs), size+call.size
-	}
-	if n == 0 {
-		g.writers--
-		return nil
-	}
-	n = g.portion(n, rows)
-	calls := append([]*groupCall(nil), g.waiting[:n]...)
-	rest := copy(g.waiting, g.waiting[n:])
-	clear(g.waiting[rest:])
-	g.waiting = g.waiting[:rest]
-	return calls
-}
-
-// portion returns how many of the first n calls, which have so many rows, go into one statement: as many as the store
-// says, if they come out even.
-func (g *group) portion(n, rows int) int {
-	if g.s.portioned == nil {
-		return n
-	}
-	best := g.s.portioned.Portion(rows)
-	for fewer := n; fewer > 0 && rows >= best; fewer-- {
-		if rows == best {
-			return fewer
-		}
-		rows -= len(g.waiting[fewer-1].envs)
-	}
-	return n
 }
 
 // store writes calls in one statement and returns what it leased. If the statement is refused because of what one of them

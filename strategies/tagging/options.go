@@ -170,8 +170,8 @@ func WithMemory(messages, bytes int) Option {
 }
 
 // WithGroupCommit bounds one statement of [Sender.Publish], default 500 rows and 1 MiB, and sets how many are under way at
-// a time, default what the store asks for ([reliable.Writing]; SQLite has one writer), else 2. More of them means fewer rows
-// in each.
+// a time, default what the store asks for ([reliable.Writing]; SQLite has one writer), else 2. One leaves beside another when
+// 64 rows, or as many rows or bytes as are allowed, wait for it, or have waited for twice what a statement takes, at most 10 ms.
 func WithGroupCommit(rows, bytes, writers int) Option {
 	return func(c *config) {
 		if rows < 1 || bytes < 1 || writers < 1 || writers > 64 {
