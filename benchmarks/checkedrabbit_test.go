@@ -5,6 +5,7 @@ package benchmarks
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"testing"
 	"time"
 
@@ -32,7 +33,8 @@ func rabbitWithChecks(b *testing.B) checkedRabbit {
 	b.Helper()
 	url := testenv.RabbitMQ(b)
 	to := rabbit(b, url)
-	later, err := to.publisher.(*rabbitmqbroker.Broker).Scheduler([]time.Duration{checkDelay}, rabbitmqbroker.WithShards(delayShards))
+	later, err := to.publisher.(*rabbitmqbroker.Broker).Scheduler([]time.Duration{checkDelay},
+		rabbitmqbroker.WithShards(delayShards), rabbitmqbroker.WithBundles())
 	require.NoError(b, err)
 	for range delayShards { // each is declared when it is first used
 		require.NoError(b, later.Schedule(context.Background(), checkDelay,
@@ -42,16 +44,33 @@ func rabbitWithChecks(b *testing.B) checkedRabbit {
 	to.close = func() { require.NoError(b, later.Close()); closeBroker() }
 	c := checkedRabbit{checked{to, later, delayedcheck.DefaultCheckTopic, nil}, url}
 	c.waiting = func() (n int) {
-		c.onChannel(b, func(channel *amqp.Channel) {
-			for shard := range delayShards {
-				state, err := channel.QueueDeclarePassive(delayQueue(shard), true, false, false, false, nil)
-				require.NoError(b, err)
-				n += state.Messages
-			}
-		})
+		for shard := range delayShards {
+			c.onChannel(b, func(channel *amqp.Channel) { n += checksIn(b, channel, delayQueue(shard)) })
+		}
 		return n
 	}
 	return c
+}
+
+// checksIn counts the checks in a queue, those in bundles one by one. They are taken out.
+func checksIn(b *testing.B, channel *amqp.Channel, queue string) (n int) {
+	b.Helper()
+	state, err := channel.QueueDeclarePassive(queue, true, false, false, false, nil)
+	require.NoError(b, err)
+	deliveries, err := channel.Consume(queue, "", true, false, false, false, nil)
+	require.NoError(b, err)
+	for range state.Messages {
+		d := <-deliveries
+		size, bundled := d.Headers[reliable.HeaderBundle].(string)
+		if !bundled {
+			n++
+			continue
+		}
+		checks, err := strconv.Atoi(size)
+		require.NoError(b, err)
+		n += checks
+	}
+	return n
 }
 
 func (c checkedRabbit) onChannel(b *testing.B, do func(channel *amqp.Channel)) {

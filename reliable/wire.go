@@ -65,6 +65,10 @@ const (
 // keeps the message takes it off. It is part of version 1.
 const HeaderDelay = "waybill-delay"
 
+// HeaderBundle holds how many messages there are in the payload of one that several travel in, in decimal. The adapter that
+// made it takes it apart again: nobody else sees it. It [Travels].
+const HeaderBundle = "waybill-bundle"
+
 // Reserved reports whether a metadata key belongs to Waybill.
 func Reserved(key string) bool { return strings.HasPrefix(key, ReservedPrefix) }
 
@@ -74,7 +78,7 @@ func Travels(key string) bool {
 	switch key {
 	case HeaderFailureTopic, HeaderFailureGroup, HeaderFailureHandler, HeaderFailureAttempts, HeaderFailureRetries,
 		HeaderFailureFirst, HeaderFailureLast, HeaderFailureDue, HeaderFailureReason, HeaderFailureStack,
-		HeaderReplays, HeaderCopy, HeaderDelay:
+		HeaderReplays, HeaderCopy, HeaderDelay, HeaderBundle:
 		return true
 	}
 	return false

@@ -23,16 +23,29 @@ import (
 )
 
 func TestScheduler_conforms(t *testing.T) {
+	t.Run("each message by itself", func(t *testing.T) {
+		t.Parallel()
+		schedulerConforms(t, func(t testing.TB, url, topic string) <-chan *message.Message { return consume(t, url, topic) })
+	})
+	t.Run("bundles", func(t *testing.T) {
+		t.Parallel()
+		schedulerConforms(t, apart, rabbitmqbroker.WithBundles())
+	})
+}
+
+func schedulerConforms(
+	t *testing.T, receive func(t testing.TB, url, topic string) <-chan *message.Message, opts ...rabbitmqbroker.SchedulerOption,
+) {
 	var topics atomic.Int64
 	subject := func(t testing.TB, url string) schedulertest.Subject {
 		open := func(t testing.TB) *rabbitmqbroker.Scheduler {
-			return scheduler(t, url, []time.Duration{time.Second, 3 * time.Second})
+			return scheduler(t, url, []time.Duration{time.Second, 3 * time.Second}, opts...)
 		}
 		current := open(t)
 		return schedulertest.Subject{
 			Scheduler: current,
 			Topic:     func(testing.TB) string { return fmt.Sprint("checks-", topics.Add(1)) },
-			Subscribe: func(t testing.TB, topic string) <-chan *message.Message { return consume(t, url, topic) },
+			Subscribe: func(t testing.TB, topic string) <-chan *message.Message { return receive(t, url, topic) },
 			Reopen: func(t testing.TB) reliable.Scheduler {
 				require.NoError(t, current.Close())
 				return open(t)
@@ -67,6 +80,17 @@ func TestScheduler_conforms(t *testing.T) {
 			return s
 		},
 	})
+}
+
+// apart reads a quorum queue by the subscriber that takes bundles apart.
+func apart(t testing.TB, url, topic string) <-chan *message.Message {
+	t.Helper()
+	s, err := open(t, url, rabbitmqbroker.WithQuorumQueues()).Subscriber(rabbitmqbroker.WithPrefetch(100), rabbitmqbroker.WithConcurrency(100))
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, s.Close()) })
+	messages, err := s.Subscribe(context.WithoutCancel(t.Context()), topic)
+	require.NoError(t, err)
+	return messages
 }
 
 func scheduler(t testing.TB, url string, delays []time.Duration, opts ...rabbitmqbroker.SchedulerOption) *rabbitmqbroker.Scheduler {

@@ -20,9 +20,9 @@ func soaking(delay time.Duration) schedulertest.Harness {
 	return schedulertest.Harness{Delay: delay, Open: func(t testing.TB) schedulertest.Subject {
 		url := testenv.RabbitMQ(t)
 		return schedulertest.Subject{
-			Scheduler: scheduler(t, url, []time.Duration{delay}),
+			Scheduler: scheduler(t, url, []time.Duration{delay}, rabbitmqbroker.WithBundles()),
 			Topic:     func(testing.TB) string { return "checks" },
-			Subscribe: func(t testing.TB, topic string) <-chan *message.Message { return consume(t, url, topic) },
+			Subscribe: func(t testing.TB, topic string) <-chan *message.Message { return apart(t, url, topic) },
 		}
 	}}
 }

@@ -197,9 +197,14 @@ func (sub *subscription) pump(f *feed) (served bool) {
 
 func (sub *subscription) release() { <-sub.slots }
 
-// deliver hands one message to the consumer; what becomes of it is waited for elsewhere.
+// deliver hands one message to the consumer, or a bundle's, for the first of which there is a slot; what becomes of them is
+// waited for elsewhere.
 func (sub *subscription) deliver(f *feed, d amqp.Delivery) {
 	msg, err := sub.s.unmarshal(d)
+	var parts []*message.Message
+	if err == nil {
+		parts, err = unbundled(msg)
+	}
 	if err != nil {
 		sub.s.logger.Error("rabbitmqbroker: cannot read a message, giving it back",
 			"topic", sub.topic, "id", d.MessageId, "error", err)
@@ -209,45 +214,66 @@ func (sub *subscription) deliver(f *feed, d amqp.Delivery) {
 		})
 		return
 	}
+	if parts != nil {
+		sub.deliverParts(f, d, parts)
+		return
+	}
 	ctx, cancel := context.WithCancel(sub.caller) // Close leaves a handler the time to finish
 	msg.SetContext(ctx)
-	select {
-	case sub.out <- msg:
+	if sub.offer(f, msg) {
 		sub.handling.Go(func() {
 			defer sub.release()
 			defer cancel()
 			sub.settle(d, msg)
 		})
 		return
-	case <-sub.ctx.Done():
-		_ = d.Nack(false, true) // or the end of the channel gives it back
-	case _ = <-f.gone:
 	}
+	_ = d.Nack(false, true) // or the end of the channel gives it back
 	cancel()
 	sub.release()
 }
 
-// settle waits for what the consumer says and passes it on. An ack that does not reach the broker leads to a redelivery.
-func (sub *subscription) settle(d amqp.Delivery, msg *message.Message) {
+// offer hands a message to the consumer; false if the subscription or the feed is over.
+func (sub *subscription) offer(f *feed, msg *message.Message) bool {
+	select {
+	case sub.out <- msg:
+		return true
+	case <-sub.ctx.Done():
+	case _ = <-f.gone:
+	}
+	return false
+}
+
+// verdict waits for what the consumer says to a message; said is false if it says nothing before the drain timeout ends.
+func (sub *subscription) verdict(msg *message.Message) (acked, said bool) {
 	ending := sub.ctx.Done()
 	var grace <-chan time.Time
 	for {
 		select {
 		case <-msg.Acked():
-			_ = d.Ack(false)
-			return
+			return true, true
 		case <-msg.Nacked():
-			sub.nack(d)
-			return
+			return false, true
 		case <-ending:
 			ending = nil
 			timer := time.NewTimer(sub.s.drainTimeout)
 			defer timer.Stop()
 			grace = timer.C
 		case <-grace:
-			_ = d.Nack(false, true)
-			return
+			return false, false
 		}
+	}
+}
+
+// settle waits for what the consumer says and passes it on. An ack that does not reach the broker leads to a redelivery.
+func (sub *subscription) settle(d amqp.Delivery, msg *message.Message) {
+	switch acked, said := sub.verdict(msg); {
+	case said && acked:
+		_ = d.Ack(false)
+	case said:
+		sub.nack(d)
+	default:
+		_ = d.Nack(false, true)
 	}
 }
 

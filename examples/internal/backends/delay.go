@@ -24,7 +24,7 @@ type Delay struct {
 // it needs on the broker is declared.
 func DelayOf(ctx context.Context, broker backend.Broker, delay time.Duration) (*Delay, error) {
 	if rabbitmq, ok := reliable.Ability[*rabbitmqbroker.Broker](broker); ok {
-		scheduler, err := rabbitmq.Scheduler([]time.Duration{delay})
+		scheduler, err := rabbitmq.Scheduler([]time.Duration{delay}, rabbitmqbroker.WithBundles())
 		if err != nil {
 			return nil, err
 		}
