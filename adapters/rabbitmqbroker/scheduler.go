@@ -63,8 +63,9 @@ func WithShards(n int) SchedulerOption { return func(s *schedulerSettings) { s.s
 
 // WithBundles has the messages to one topic that one call of Schedule has travel together, up to 100 and 64 KiB in one of
 // RabbitMQ's, which costs the broker a fraction. [Broker.Subscriber] takes them apart and hands over one after the other;
-// nobody else can read them. Whoever of them is nacked comes again alone, in the same subscriber; the broker hears of them
-// when all are acked, and gives them all again if the subscriber is gone before. With Consume.NoRequeueOnNack it drops, or
+// nobody else can read them. Whoever of them is nacked comes again alone, in the same subscriber, and no delivery limit of the
+// queue counts that: have a poison topic. The broker hears of them when all are acked, and gives them all again if the
+// subscriber is gone before. With Consume.NoRequeueOnNack it drops, or
 // dead-letters, them all when one was nacked. Default off: each message travels by itself.
 //
 // Have every subscriber be of this version before a scheduler bundles.
