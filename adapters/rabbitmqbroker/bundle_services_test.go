@@ -151,3 +151,50 @@ func TestBundle_thatCannotBeReadIsGivenBack(t *testing.T) {
 	require.NoError(t, sub.Close())
 	awaitReady(t, ch, "checks", 1)
 }
+
+// One at a time, which is the default: what always fails keeps up neither the rest of its bundle nor what comes behind it.
+func TestBundle_whoIsAlwaysNackedDoesNotHoldTheOthersUp(t *testing.T) {
+	address := testenv.RabbitMQ(t)
+	b, ch := open(t, address, rabbitmqbroker.WithQuorumQueues()), admin(t, address)
+	envs := scheduleBundle(t, b, ch, "checks", 3)
+	messages := subscribe(t, subscriberOf(t, b, rabbitmqbroker.WithPrefetch(10), rabbitmqbroker.WithNackDelay(time.Millisecond)), "checks")
+	behind := attempts("checks", 1)
+	requireOutcome(t, reliable.Acked, only(publish(t, b, behind...)))
+	missing := map[string]bool{string(envs[1].ID): true, string(envs[2].ID): true, string(behind[0].ID): true}
+	for tries := 0; len(missing) > 0; {
+		msg := await(t, messages)
+		if msg.UUID == string(envs[0].ID) {
+			tries++
+			require.Less(t, tries, 1000, "they wait behind the one that is nacked: %v", missing)
+			msg.Nack()
+			continue
+		}
+		delete(missing, msg.UUID)
+		msg.Ack()
+	}
+	for range 3 { // and comes again when there is nobody else
+		msg := await(t, messages)
+		require.Equal(t, string(envs[0].ID), msg.UUID)
+		msg.Nack()
+	}
+	await(t, messages).Ack()
+}
+
+func TestBundle_givesAnIDToWhatHasNone(t *testing.T) {
+	address := testenv.RabbitMQ(t)
+	b := open(t, address, rabbitmqbroker.WithQuorumQueues())
+	s, err := b.Scheduler([]time.Duration{time.Millisecond}, rabbitmqbroker.WithBundles())
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, s.Close()) })
+	env := reliable.Envelope{Topic: "checks", Payload: []byte("x")}
+	require.NoError(t, s.Schedule(t.Context(), 0, env, env))
+	messages := subscribe(t, subscriberOf(t, b), "checks")
+	seen := make(map[string]bool)
+	for range 2 {
+		msg := await(t, messages)
+		require.NotEmpty(t, msg.UUID)
+		seen[msg.UUID] = true
+		msg.Ack()
+	}
+	require.Len(t, seen, 2)
+}

@@ -64,9 +64,10 @@ func WithShards(n int) SchedulerOption { return func(s *schedulerSettings) { s.s
 // WithBundles has the messages to one topic that one call of Schedule has travel together, up to 100 and 64 KiB in one of
 // RabbitMQ's, which costs the broker a fraction. [Broker.Subscriber] takes them apart and hands over one after the other;
 // nobody else can read them. Whoever of them is nacked comes again alone, in the same subscriber, and no delivery limit of the
-// queue counts that: have a poison topic. The broker hears of them when all are acked, and gives them all again if the
-// subscriber is gone before. With Consume.NoRequeueOnNack it drops, or
-// dead-letters, them all when one was nacked. Default off: each message travels by itself.
+// queue counts that: have the handler ack, or poison, what can never succeed, or RabbitMQ's consumer_timeout (30 min) has the
+// whole bundle come again. The broker hears of them when all are acked, and gives them all again if the subscriber is gone
+// before. With Consume.NoRequeueOnNack it drops, or dead-letters, them all when one was nacked. An error of Schedule names
+// the bundle. Default off: each message travels by itself.
 //
 // Have every subscriber be of this version before a scheduler bundles.
 func WithBundles() SchedulerOption { return func(s *schedulerSettings) { s.bundles = true } }
@@ -125,6 +126,9 @@ func (s *Scheduler) Schedule(ctx context.Context, after time.Duration, envs ...r
 			return fmt.Errorf("rabbitmqbroker: schedule: %w", reliable.Invalid("Topic", "is empty"))
 		}
 		msg := envs[i].Message()
+		if msg.UUID == "" { // in a bundle nobody else gives it one
+			msg.UUID = string(reliable.NewID())
+		}
 		msg.SetContext(ctx)
 		byTopic[envs[i].Topic] = append(byTopic[envs[i].Topic], msg)
 	}

@@ -170,29 +170,36 @@ func (sub *subscription) finish(f *feed) {
 	canceling.Wait()
 }
 
-// pump hands messages over until the feed or the subscription is over. It reports whether there were any.
+// pump hands messages over until the feed or the subscription is over. It reports whether there were any. It takes no slot
+// before there is a message for it: parts of bundles may be waiting for one.
 func (sub *subscription) pump(f *feed) (served bool) {
 	for {
 		select {
-		case sub.slots <- struct{}{}:
-		case <-sub.ctx.Done():
-			return served
-		case _ = <-f.gone:
-			return served
-		}
-		select {
 		case d, open := <-f.deliveries:
 			if !open {
-				sub.release()
 				return served
 			}
 			served = true
+			if !sub.acquire(f) {
+				_ = d.Nack(false, true) // or the end of the channel gives it back
+				return served
+			}
 			sub.deliver(f, d)
 		case <-sub.ctx.Done():
-			sub.release()
 			return served
 		}
 	}
+}
+
+// acquire waits for a slot, in turn with whoever waits for one; false if the subscription or the feed is over.
+func (sub *subscription) acquire(f *feed) bool {
+	select {
+	case sub.slots <- struct{}{}:
+		return true
+	case <-sub.ctx.Done():
+	case _ = <-f.gone:
+	}
+	return false
 }
 
 func (sub *subscription) release() { <-sub.slots }

@@ -22,16 +22,9 @@ func (sub *subscription) deliverParts(f *feed, d amqp.Delivery, parts []*message
 	whole := &delivery{Delivery: d, sub: sub}
 	whole.left.Store(int64(len(parts)))
 	for i, part := range parts {
-		if i > 0 {
-			select {
-			case sub.slots <- struct{}{}:
-			case <-sub.ctx.Done():
-				whole.giveUp(len(parts) - i)
-				return
-			case _ = <-f.gone:
-				whole.giveUp(len(parts) - i)
-				return
-			}
+		if i > 0 && !sub.acquire(f) {
+			whole.giveUp(len(parts) - i)
+			return
 		}
 		msg, cancel := sub.ofPart(part)
 		if !sub.offer(f, msg) {
@@ -40,10 +33,7 @@ func (sub *subscription) deliverParts(f *feed, d amqp.Delivery, parts []*message
 			whole.giveUp(len(parts) - i)
 			return
 		}
-		sub.handling.Go(func() {
-			defer sub.release()
-			whole.handle(f, part, msg, cancel)
-		})
+		sub.handling.Go(func() { whole.handle(f, part, msg, cancel) })
 	}
 }
 
@@ -55,30 +45,43 @@ func (sub *subscription) ofPart(part *message.Message) (*message.Message, contex
 	return msg, cancel
 }
 
-// handle waits for what the consumer says to a part, and has it come again after a nack.
+// handle waits for what the consumer says to a part, which has a slot, and has it come again after a nack. It keeps its slot
+// while it waits for the nack delay, as a single message does, but not from one try to the next: one that always fails would
+// keep out all the others.
 func (d *delivery) handle(f *feed, part, msg *message.Message, cancel context.CancelFunc) {
 	for {
 		acked, said := d.sub.verdict(msg)
 		cancel()
-		switch {
-		case said && acked:
-			d.done(1)
-			return
-		case !said:
-			d.giveUp(1)
-			return
-		case d.sub.s.config.Consume.NoRequeueOnNack:
-			d.dropped.Store(true)
-			d.done(1)
+		if !said || acked || d.sub.s.config.Consume.NoRequeueOnNack {
+			d.end(acked, said)
+			d.sub.release()
 			return
 		}
 		pauseFor(d.sub.ctx, d.sub.s.nackDelay)
-		if msg, cancel = d.sub.ofPart(part); !d.sub.offer(f, msg) {
-			cancel()
+		d.sub.release()
+		if !d.sub.acquire(f) {
 			d.giveUp(1)
 			return
 		}
+		if msg, cancel = d.sub.ofPart(part); !d.sub.offer(f, msg) {
+			cancel()
+			d.giveUp(1)
+			d.sub.release()
+			return
+		}
 	}
+}
+
+// end is what becomes of a part that does not come again by itself.
+func (d *delivery) end(acked, said bool) {
+	if !said {
+		d.giveUp(1)
+		return
+	}
+	if !acked {
+		d.dropped.Store(true)
+	}
+	d.done(1)
 }
 
 // giveUp has the broker give the whole bundle again.
