@@ -156,20 +156,19 @@ func taggingLatency(b *testing.B, d database, db *sql.DB, store reliable.Store, 
 	defer to.close()
 	var waits, before waited
 	var at sync.Map // when an ID was handed to the client
-	hooks := tagging.Hooks{
-		Handed: func(attempts []reliable.Attempt) {
-			now := time.Now()
-			for i := range attempts {
-				at.Store(attempts[i].ID, now)
-			}
-		},
-		Answered: func(a *reliable.Attempt, c *reliable.Confirm, since time.Duration) {
-			handed, known := at.LoadAndDelete(a.ID)
-			if when, ok := handed.(time.Time); known && ok && c.Outcome == reliable.Acked {
-				waits.add(since)
-				before.add(max(since-time.Since(when), 0))
-			}
-		},
+	hooks, settled := countSettled(steadyRate * (steadyWarming + steadySeconds))
+	hooks.Handed = func(attempts []reliable.Attempt) {
+		now := time.Now()
+		for i := range attempts {
+			at.Store(attempts[i].ID, now)
+		}
+	}
+	hooks.Answered = func(a *reliable.Attempt, c *reliable.Confirm, since time.Duration) {
+		handed, known := at.LoadAndDelete(a.ID)
+		if when, ok := handed.(time.Time); known && ok && c.Outcome == reliable.Acked {
+			waits.add(since)
+			before.add(max(since-time.Since(when), 0))
+		}
 	}
 	relaying(b, store, to, func(o *tagging.Outbox) {
 		payload := make([]byte, payloadBytes)
@@ -182,6 +181,7 @@ func taggingLatency(b *testing.B, d database, db *sql.DB, store reliable.Store, 
 				b.Error(err)
 			}
 		})
+		await(b, settled) // a relay that ends gives back what is queued
 	}, tagging.WithHooks(hooks))
 	nothingLost(b, db, to, steadyRate*(steadyWarming+steadySeconds))
 	return waits.times, before.times

@@ -21,11 +21,14 @@ const (
 	bundleBytes    = 64 << 10
 )
 
-// bundled makes of messages what they travel in, in their order.
-func bundled(messages []*message.Message, maxBytes int) []*message.Message {
+// bundled makes of messages what they travel in, in their order; a bundle has at most limit bytes.
+func bundled(messages []*message.Message, limit int) []*message.Message {
+	if len(messages) < 2 {
+		return messages
+	}
 	var travelling []*message.Message
 	for len(messages) > 0 {
-		n, body := pack(messages, min(bundleBytes, maxBytes))
+		n, body := pack(messages, limit)
 		if n < 2 {
 			travelling, messages = append(travelling, messages[0]), messages[1:]
 			continue
@@ -44,6 +47,9 @@ func pack(messages []*message.Message, limit int) (n int, body []byte) {
 	body = append(body, bundleVersion)
 	for n < min(len(messages), bundleMessages) {
 		msg, before := messages[n], len(body)
+		if before+len(msg.Payload) > limit { // it need not be copied to see that
+			return n, body
+		}
 		body = appendBytes(body, msg.UUID)
 		body = binary.AppendUvarint(body, uint64(len(msg.Metadata)))
 		for name, value := range msg.Metadata {

@@ -38,7 +38,7 @@ type link struct {
 	returns <-chan amqp.Return   // at least as large as the window; holds a return before its ack is done
 	closed  <-chan *amqp.Error   // why the broker closed the channel or connection; closed without one when we did
 	blocked <-chan amqp.Blocking // the broker stops, and starts again, to read
-	// together has what is published inside leave at once, and returns when it has.
+	// together has what is published inside leave at once, as soon as the socket takes it.
 	together func(publish func())
 	abort    func() // drops the connection at once; whoever writes to it gets an error
 	close    func() // ends the connection in order, or drops it if that takes long

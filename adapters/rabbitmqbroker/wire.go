@@ -60,7 +60,8 @@ func (w *wire) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// together has all that write writes leave at once, and waits until it has. A second goroutine between a message and the
+// together has all that write writes leave at once, and takes it to the socket itself, unless another goroutine is at it
+// and sees to the rest. A second goroutine between a message and the
 // socket costs it the time until that one is run, which on a busy machine is longer than all else.
 func (w *wire) together(write func()) {
 	w.hold(true)
