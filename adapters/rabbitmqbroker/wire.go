@@ -61,8 +61,8 @@ func (w *wire) Write(p []byte) (int, error) {
 }
 
 // together has all that write writes leave at once, and takes it to the socket itself, unless another goroutine is at it
-// and sees to the rest. A second goroutine between a message and the
-// socket costs it the time until that one is run, which on a busy machine is longer than all else.
+// and sees to the rest. A second goroutine between a message and the socket costs it the time until that one is run, which
+// on a busy machine is longer than all else. It belongs to one goroutine at a time.
 func (w *wire) together(write func()) {
 	w.hold(true)
 	write()

@@ -78,6 +78,9 @@ func (o *outgoing) check(ctx context.Context, checks []reliable.Envelope) (left 
 	if len(errs) == 0 {
 		return false, nil
 	}
+	if ctx.Err() != nil {
+		errs = append(errs, context.Cause(ctx)) // which says how long that was
+	}
 	return !o.withdraw(flights), errors.Join(errs...)
 }
 
@@ -99,6 +102,7 @@ func (o *outgoing) withdraw(flights []*flight) (all bool) {
 	return all
 }
 
+// put puts messages, or checks, into the queue.
 func (o *outgoing) put(ctx context.Context, envs []reliable.Envelope, check bool) ([]*flight, error) {
 	taken := o.places.clamp(len(envs))
 	if err := o.places.take(ctx, taken); err != nil {
@@ -230,7 +234,8 @@ func (o *outgoing) finish(confirm *reliable.Confirm) {
 	o.places.give(f.places)
 }
 
-// close takes nothing more and leaves nobody waiting; it returns how many messages had no answer, checks aside. Nothing else runs by now.
+// close takes nothing more and leaves nobody waiting; it returns how many messages had no answer, checks aside. Nothing else
+// runs by now.
 func (o *outgoing) close(cause error) (left int) {
 	o.mu.Lock()
 	o.closed = true

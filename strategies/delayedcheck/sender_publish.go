@@ -130,7 +130,7 @@ func (f *flight) wait(ctx context.Context) error {
 		}
 		failed.Outcome, failed.Cause = f.confirm.Outcome, f.confirm.Err
 	case <-ctx.Done():
-		failed.Cause = context.Cause(ctx)
+		failed.Cause = ctx.Err()
 	}
 	return failed
 }

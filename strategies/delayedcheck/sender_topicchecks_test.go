@@ -80,12 +80,13 @@ func TestTopicChecks_withoutAnAnswerMayHaveLeft(t *testing.T) {
 	for name, c := range map[string]struct {
 		verdict membroker.Verdict
 		there   int // checks that the broker has
+		says    string
 	}{
-		"taken, and not confirmed in time":  {membroker.Verdict{Delay: time.Second}, 1},
-		"taken, and the confirm was lost":   {membroker.Verdict{Act: membroker.LoseConfirm}, 1},
-		"lost, which nobody can tell apart": {membroker.Verdict{Act: membroker.LoseMessage}, 0},
-		"refused":                           {membroker.Verdict{Act: membroker.Nack}, 0},
-		"rejected for what it is":           {membroker.Verdict{Act: membroker.Reject}, 0},
+		"taken, and not confirmed in time":  {membroker.Verdict{Delay: time.Second}, 1, "no confirm within 50ms"},
+		"taken, and the confirm was lost":   {membroker.Verdict{Act: membroker.LoseConfirm}, 1, ""},
+		"lost, which nobody can tell apart": {membroker.Verdict{Act: membroker.LoseMessage}, 0, ""},
+		"refused":                           {membroker.Verdict{Act: membroker.Nack}, 0, ""},
+		"rejected for what it is":           {membroker.Verdict{Act: membroker.Reject}, 0, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -97,6 +98,7 @@ func TestTopicChecks_withoutAnAnswerMayHaveLeft(t *testing.T) {
 				}})
 				err := s.place(t.Context(), "order-1")
 				require.ErrorIs(t, err, delayedcheck.ErrNotChecked)
+				assert.ErrorContains(t, err, c.says)
 				assert.False(t, s.placed("order-1"), "it was rolled back")
 				var refused *reliable.PublishError
 				require.ErrorAs(t, err, &refused)
