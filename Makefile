@@ -66,7 +66,7 @@ define ending_with_lines
 endef
 
 .PHONY: bench
-bench: services-up ## Measure against the yardsticks and the peers (about twenty minutes on two idle cores)
+bench: services-up ## Measure against the yardsticks and the peers (a quarter to half an hour on two idle cores)
 	$(call ending_with_lines,$(BENCH) ./benchmarks/...; first=$$?; (cd benchmarks/peers && $(BENCH) ./...) && (exit $$first))
 
 .PHONY: bench-full

@@ -25,9 +25,9 @@ import (
 
 const (
 	// rawKafka is how many messages a publisher without a store moves: Kafka takes some hundred thousand a second.
-	rawKafka = 300_000
+	rawKafka = 200_000
 	// slowKafka is the same for one caller who waits for each.
-	slowKafka = 10_000
+	slowKafka = 5_000
 )
 
 // emptyTopic makes a topic with one partition and returns its name.

@@ -30,7 +30,7 @@ const (
 	// stormDelay is that of the checks: five times what a message normally takes, half of what it takes now.
 	stormDelay  = 250 * time.Millisecond
 	stormWarmUp = 2 * time.Second
-	stormWindow = 10 * time.Second
+	stormWindow = 6 * time.Second
 )
 
 // BenchmarkResendStorm has a consumer work at a tenth of its speed, as fast as it can, while every check comes due before its

@@ -31,7 +31,7 @@ const (
 
 var (
 	// endToEnd is how many messages one side of a pair moves.
-	endToEnd = sized(60_000)
+	endToEnd = sized(30_000)
 	backlog  = sized(200_000)
 )
 
