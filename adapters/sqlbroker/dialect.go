@@ -57,6 +57,8 @@ type dialect interface {
 	learn(ctx context.Context, conn *sql.Conn) (facts, error)
 	// classify says what an error means, and which of the server's it is, for people: "" if it is none.
 	classify(err error) (class, string)
+	// deadlocked reports whether the server ended a transaction to let another one go on.
+	deadlocked(err error) bool
 	reading
 	bounding
 	delaying

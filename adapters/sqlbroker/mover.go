@@ -127,11 +127,12 @@ func (s *Scheduler) handOver(ctx context.Context, on execer, rows []dueRow) erro
 	}
 	for _, topic := range slices.Sorted(maps.Keys(byTopic)) {
 		err := on.all(ctx, s.b.dialect.moveDue(s.b.tables, topic, byTopic[topic]))
-		if err != nil && s.b.classify(err) != lost {
-			return &heldError{topic, byTopic[topic], err}
-		}
-		if err != nil {
+		switch {
+		case err == nil:
+		case s.b.classify(err) == lost, s.b.dialect.deadlocked(err): // which says nothing of the topic
 			return err
+		default:
+			return &heldError{topic, byTopic[topic], err}
 		}
 	}
 	return on.all(ctx, []statement{s.b.dialect.deleteDelayed(s.b.tables, all)})

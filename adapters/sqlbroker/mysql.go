@@ -206,6 +206,7 @@ const (
 	errParameterTooLong   = 1301
 	errTableFull          = 1114
 	errDiskFull           = 1021
+	errDeadlock           = 1213
 	errWriting            = 1026
 	errDuringCommit       = 1180
 	errServerShutdown     = 1053
@@ -227,6 +228,11 @@ func (mysqlDialect) classify(err error) (class, string) {
 		return lost, ""
 	}
 	return mysqlClass(e.Number), fmt.Sprintf("MySQL error %d", e.Number)
+}
+
+func (mysqlDialect) deadlocked(err error) bool {
+	e, ok := errors.AsType[*mysql.MySQLError](err)
+	return ok && e.Number == errDeadlock
 }
 
 func mysqlClass(number uint16) class {

@@ -126,6 +126,11 @@ func (postgresDialect) classify(err error) (class, string) {
 	return postgresClass(e.Code), "PostgreSQL error " + e.Code
 }
 
+func (postgresDialect) deadlocked(err error) bool {
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && e.Code == "40P01"
+}
+
 func postgresClass(code string) class {
 	switch code {
 	case "42P01", "3F000", "42501", "42703", "42804", "22P02", "23502", "23514":

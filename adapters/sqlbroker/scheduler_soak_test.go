@@ -4,11 +4,14 @@ package sqlbroker_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
+	"github.com/go-sql-driver/mysql"
 	"github.com/stretchr/testify/assert"
 
 	"github.com/waybillmq/waybill/reliable"
@@ -35,6 +38,9 @@ func (d *database) tail(t testing.TB, topic string) <-chan *message.Message {
 		defer close(messages)
 		for ctx.Err() == nil {
 			n, err := d.take(ctx, topic, messages)
+			if deadlocked(err) {
+				continue
+			}
 			if err != nil && ctx.Err() == nil {
 				ended <- err
 				return
@@ -52,6 +58,13 @@ func (d *database) tail(t testing.TB, topic string) <-chan *message.Message {
 	return messages
 }
 
+// deadlocked reports whether the database chose this transaction to let another one go on: nothing of it has happened.
+func deadlocked(err error) bool {
+	const deadlock = 1213
+	var refused *mysql.MySQLError
+	return errors.As(err, &refused) && refused.Number == deadlock
+}
+
 func (d *database) take(ctx context.Context, topic string, to chan<- *message.Message) (int, error) {
 	tx, err := d.db.BeginTx(ctx, nil)
 	if err != nil {
@@ -65,7 +78,7 @@ func (d *database) take(ctx context.Context, topic string, to chan<- *message.Me
 	}
 	defer rows.Close()
 	var ids []string
-	list := ""
+	var list strings.Builder
 	for rows.Next() {
 		var offset int64
 		var id string
@@ -73,12 +86,12 @@ func (d *database) take(ctx context.Context, topic string, to chan<- *message.Me
 			return 0, err
 		}
 		ids = append(ids, id)
-		list += fmt.Sprint(",", offset)
+		fmt.Fprint(&list, ",", offset)
 	}
 	if err := rows.Err(); err != nil || len(ids) == 0 {
 		return 0, err
 	}
-	if _, err := tx.ExecContext(ctx, "DELETE FROM "+table+" WHERE "+column+" IN ("+list[1:]+")"); err != nil {
+	if _, err := tx.ExecContext(ctx, "DELETE FROM "+table+" WHERE "+column+" IN ("+list.String()[1:]+")"); err != nil {
 		return 0, err
 	}
 	if err := tx.Commit(); err != nil {
