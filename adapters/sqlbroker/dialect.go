@@ -55,13 +55,18 @@ type dialect interface {
 	declare(ctx context.Context, db *sql.DB, statements []string, table string) error
 	// learn looks at the server.
 	learn(ctx context.Context, conn *sql.Conn) (facts, error)
+	explaining
+	reading
+	bounding
+	delaying
+}
+
+// explaining is what errors mean.
+type explaining interface {
 	// classify says what an error means, and which of the server's it is, for people: "" if it is none.
 	classify(err error) (class, string)
 	// deadlocked reports whether the server ended a transaction to let another one go on.
 	deadlocked(err error) bool
-	reading
-	bounding
-	delaying
 }
 
 // reading is what subscribers need.
