@@ -35,8 +35,7 @@ type fault struct {
 	relays int
 	// strays is how many messages are for the queue that is not there.
 	strays int
-	// kills says that the broker is killed: RabbitMQ 3.10 may forget a queue that was declared seconds before, with all that
-	// it has acked, and no library can do anything about it. What it remembers after a clean restart it remembers for good.
+	// kills says that the broker is killed. What it forgets then of young queues no library could help.
 	kills  bool
 	happen func(broker *testservers.RabbitMQ)
 }
@@ -98,8 +97,7 @@ func suffer(t testing.TB, c contender, f fault, broker *testservers.RabbitMQ) (a
 	d, name := emptyDatabase(s, postgres), fmt.Sprint(orders, "-", time.Now().UnixNano())
 	if f.kills {
 		queueOn(s, broker.URL(), name)
-		broker.Stop()
-		broker.Start()
+		broker.KeepQueues()
 	}
 	to := queueOn(s, broker.URL(), name)
 	process := start(s, c, d, to, f.relays)

@@ -65,11 +65,8 @@ func TestBrokerFault_losesNothingFailsNothingAndHealsByItself(t *testing.T) {
 		t.Run(fault.name, func(t *testing.T) {
 			t.Parallel()
 			broker := testservers.StartRabbitMQ(t)
-			// RabbitMQ 3.10 may forget a queue that was declared seconds before a kill. What it remembers after a clean
-			// restart it remembers for good.
 			declare(t, broker.URL(), queue, quorum)
-			broker.Stop()
-			broker.Start()
+			broker.KeepQueues()
 			amqpURL, proxy := broker.URL(), (*faultproxy.Proxy)(nil)
 			if fault.proxied {
 				amqpURL, proxy = through(t, amqpURL)
