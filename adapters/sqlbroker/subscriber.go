@@ -202,6 +202,9 @@ func (s *Subscriber) subscribe(ctx context.Context, topic string) (<-chan *messa
 		// It may be waiting for another member of the group, which has the topic.
 		defer time.AfterFunc(s.b.confirmTimeout/2+s.config.ResendInterval, abandon).Stop()
 		_ = inner.Close() // never fails
+		// Nothing comes any more, but that returns a moment before the channel is closed.
+		for range messages {
+		}
 	}()
 	return messages, nil
 }

@@ -43,3 +43,24 @@ func TestWatermillsOwnSuite(t *testing.T) {
 		)
 	})
 }
+
+// TestSubscriber_closeEndsTheChannelBeforeItReturns is what the suite above demands once, and a busy machine seldom shows.
+func TestSubscriber_closeEndsTheChannelBeforeItReturns(t *testing.T) {
+	each(t, func(t *testing.T, d *database) {
+		b, topic := d.broker(t, d.db, nil), topicName("orders")
+		require.NoError(t, b.Declare(within(t), topic))
+		for range 100 {
+			sub, err := b.Subscriber("closing", sqlbroker.WithPollInterval(time.Millisecond))
+			require.NoError(t, err)
+			messages, err := sub.Subscribe(within(t), topic)
+			require.NoError(t, err)
+			require.NoError(t, sub.Close())
+			select {
+			case _, open := <-messages:
+				require.False(t, open, "nothing was published")
+			default:
+				require.Fail(t, "the channel is open after Close")
+			}
+		}
+	})
+}
