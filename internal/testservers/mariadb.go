@@ -22,8 +22,10 @@ func StartMariaDB(t T, settings ...string) *MariaDB {
 	m := &MariaDB{newServer(t, "MariaDB", "mysql", 1)}
 	install := program(t, "/usr/bin/mariadb-install-db")
 	server := program(t, "/usr/sbin/mariadbd")
+	// With a folder in common, a server that starts deletes the temporary tables of those that run.
 	m.write("my.cnf", fmt.Sprintf(`[mariadbd]
 datadir = %s
+tmpdir = %s
 socket = %s
 init-file = %s
 bind-address = 127.0.0.1
@@ -35,7 +37,7 @@ innodb_log_file_size = 48M
 innodb_flush_log_at_trx_commit = 1
 innodb_doublewrite = ON
 %s
-`, m.mkdir("data"), m.file("socket"), m.file("init.sql"), m.place.ports[0], strings.Join(settings, "\n")))
+`, m.mkdir("data"), m.mkdir("tmp"), m.file("socket"), m.file("init.sql"), m.place.ports[0], strings.Join(settings, "\n")))
 	m.write("init.sql", `CREATE DATABASE IF NOT EXISTS waybill;
 CREATE USER IF NOT EXISTS 'waybill'@'127.0.0.1' IDENTIFIED BY 'waybill';
 GRANT ALL PRIVILEGES ON *.* TO 'waybill'@'127.0.0.1' WITH GRANT OPTION;

@@ -18,10 +18,13 @@ service_installed() {
 service_prepare() {
 	local dir
 	dir=$(service_dir)
+	# With a folder in common, a server that starts deletes the temporary tables of those that run.
+	as_service_user mkdir -p "$dir/tmp"
 	# What decides about durability is written out although it is the default: a test that kills the server means it.
 	cat >"$dir/my.cnf" <<-CONF
 		[mariadbd]
 		datadir = $dir/data
+		tmpdir = $dir/tmp
 		socket = $dir/socket
 		bind-address = 127.0.0.1
 		port = $(service_port)
@@ -37,7 +40,7 @@ service_prepare() {
 		CREATE USER IF NOT EXISTS '$service_login'@'127.0.0.1' IDENTIFIED BY '$service_login';
 		GRANT ALL PRIVILEGES ON *.* TO '$service_login'@'127.0.0.1' WITH GRANT OPTION;
 	SQL
-	as_service_user mariadb-install-db --no-defaults --datadir="$dir/data" --skip-test-db --auth-root-authentication-method=normal
+	as_service_user mariadb-install-db --no-defaults --datadir="$dir/data" --tmpdir="$dir/tmp" --skip-test-db --auth-root-authentication-method=normal
 }
 
 service_start() {
