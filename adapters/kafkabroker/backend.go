@@ -39,18 +39,23 @@ const defaultPort = "9092"
 //	close_timeout     see WithCloseTimeout; default 5s
 //	max_message       see WithMaxMessageBytes; default 1000012
 //	client_id         see WithClientID; default waybill
+//	concurrency       how many messages of a partition a subscriber hands over at once, see WithConcurrency; default 1, which
+//	                  is watermill-kafka's subscriber. The members of one group must all have 1, or all have more
 func Backend() backend.Kind[backend.Broker] {
 	return backend.Kind[backend.Broker]{
 		Schemes: []string{"kafka"},
 		Example: "kafka://user:password@host:9092,host2:9092?sasl=scram-sha-512&tls=true&tls_ca=/etc/ssl/mq.pem&" +
 			"tls_cert=/etc/ssl/own.pem&tls_key=/etc/ssl/own.key&partitions=12&replicas=3&partitioning=kafka&window=1000&linger=0s&" +
-			"confirm_timeout=15s&close_timeout=5s&max_message=1000012&client_id=shop",
+			"confirm_timeout=15s&close_timeout=5s&max_message=1000012&client_id=shop&concurrency=100",
 		Open: func(_ context.Context, u *url.URL) (backend.Broker, error) { return openURL(u) },
 	}
 }
 
 // opened is a Broker that a URL describes.
-type opened struct{ *Broker }
+type opened struct {
+	*Broker
+	concurrency int
+}
 
 var (
 	_ backend.Broker   = opened{}
@@ -66,6 +71,9 @@ func (o opened) Subscribe(group string) (message.Subscriber, error) {
 		return nil, fmt.Errorf("kafkabroker: subscribe: %w",
 			reliable.Invalid("group", "is empty; name the service that consumes, the same in all its processes"))
 	}
+	if o.concurrency > 1 {
+		return o.Subscriber(group, WithConcurrency(o.concurrency))
+	}
 	return o.Broker.Subscribe(group)
 }
 
@@ -79,6 +87,7 @@ func openURL(u *url.URL) (backend.Broker, error) {
 	if config := tlsOf(p); config != nil {
 		opts = append(opts, WithTLS(config))
 	}
+	concurrency, _ := p.Int("concurrency", 1, maxConcurrency)
 	if err := p.Err(); err != nil {
 		return nil, fmt.Errorf("kafkabroker: open: %w", err)
 	}
@@ -86,7 +95,7 @@ func openURL(u *url.URL) (backend.Broker, error) {
 	if err != nil {
 		return nil, err
 	}
-	return opened{b}, nil
+	return opened{b, concurrency}, nil
 }
 
 func brokersOf(p *backend.Params, u *url.URL) []string {

@@ -79,6 +79,8 @@ func TestBackend_logsIn(t *testing.T) {
 			require.NoError(t, publisher.Publish("orders", message.NewMessage(mechanism, nil)))
 			require.NoError(t, publisher.Close())
 			assert.Contains(t, receive(t, broker, "group-of-"+mechanism, "orders", 1), "plain", "the subscriber logs in as well")
+			address.RawQuery += "&concurrency=2"
+			assert.Contains(t, receive(t, openBackend(t, address.String()), "others-of-"+mechanism, "orders", 1), "plain")
 
 			address.User = url.UserPassword("waybill", "s3cret")
 			stranger := openBackend(t, address.String())

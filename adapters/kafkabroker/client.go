@@ -24,36 +24,40 @@ const (
 	metadataAge       = 250 * time.Millisecond
 )
 
-// newClient makes a franz-go client that gives up what has no verdict after the confirm timeout. Acks=all and idempotent
-// writes are its defaults. It connects when it is first used.
-func (s *settings) newClient() (*kgo.Client, error) {
-	step := s.step()
+// connecting is how clients reach the cluster. They connect when they are first used.
+func (s *settings) connecting() []kgo.Opt {
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(s.brokers...),
 		kgo.ClientID(s.clientID),
 		kgo.Dialer(s.connect),
-		kgo.RequestTimeoutOverhead(step),
+		kgo.RequestTimeoutOverhead(s.step()),
 		kgo.RetryBackoffFn(backoff),
 		kgo.RetryTimeout(s.confirmTimeout),
 		kgo.MetadataMinAge(metadataAge),
 		kgo.WithLogger(clientLog{s.logger}),
 		kgo.WithHooks(connectionLog{s}),
+	}
+	if s.login != nil {
+		opts = append(opts, kgo.SASL(s.login.sasl()))
+	}
+	return opts
+}
 
+// newClient makes a franz-go client that gives up what has no verdict after the confirm timeout. Acks=all and idempotent
+// writes are its defaults.
+func (s *settings) newClient() (*kgo.Client, error) {
+	client, err := kgo.NewClient(append(s.connecting(),
 		kgo.RecordPartitioner(s.partitioner()),
 		kgo.ProducerBatchMaxBytes(int32(s.maxMessage)), //nolint:gosec // at most 1 GiB
 		kgo.ProducerLinger(s.linger),
-		kgo.MaxBufferedRecords(2 * s.window), // never reached: our own window is what waits
-		kgo.ProduceRequestTimeout(step),
+		kgo.MaxBufferedRecords(2*s.window), // never reached: our own window is what waits
+		kgo.ProduceRequestTimeout(s.step()),
 		kgo.UnknownTopicRetries(unknownTopicTries),
 		// Both together: an attempt is given up in time even if a request that may have been written got no answer. Its
 		// repetition can then duplicate, which is what Unknown says.
 		kgo.RecordDeliveryTimeout(s.confirmTimeout),
 		kgo.AllowIdempotentProduceCancellation(),
-	}
-	if s.login != nil {
-		opts = append(opts, kgo.SASL(s.login.sasl()))
-	}
-	client, err := kgo.NewClient(opts...)
+	)...)
 	if err != nil {
 		return nil, fmt.Errorf("make a client: %w", err)
 	}

@@ -22,10 +22,10 @@ func (b *Broker) Watermill() message.Publisher {
 
 // Subscribe returns watermill-kafka's subscriber as a member of a consumer group; the caller closes it. Each partition is
 // read by one member of the group, in order and one message at a time: the next one comes after Ack, so the number of
-// partitions is what a group can do at once. A group that is new begins with the oldest message; acked positions are
-// committed every second, so that after a crash up to a second's messages come again. After a Nack the same message comes
-// again in 100 ms, and everything behind it waits. With an empty group every subscriber gets the messages of all
-// partitions from its subscription on, and remembers no position.
+// partitions is what a group can do at once; [Broker.Subscriber] can do more. A group that is new begins with the oldest
+// message; acked positions are committed every second, so that after a crash up to a second's messages come again. After a Nack
+// the same message comes again in 100 ms, and everything behind it waits. With an empty group every subscriber gets the messages
+// of all partitions from its subscription on, and remembers no position.
 //
 // A topic that does not exist is made by SubscribeInitialize, as by [Broker.Declare].
 func (b *Broker) Subscribe(group string) (message.Subscriber, error) {

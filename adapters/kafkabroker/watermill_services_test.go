@@ -195,30 +195,54 @@ func TestPublish_aTopicThatTakesLessThanWeBelieveLosesNothing(t *testing.T) {
 		publish(t, open(t, place.Brokers, kafkabroker.WithMaxMessageBytes(20_000)), batch[1:]...)...)
 }
 
+// watermills is watermill-kafka's subscriber, with a publisher of ours.
+func watermills(t *testing.T, brokers []string, group string, partitions int) (message.Publisher, message.Subscriber) {
+	t.Helper()
+	b := open(t, brokers, kafkabroker.WithTopics(partitions, 1),
+		kafkabroker.WithSubscriber(func(config *wkafka.SubscriberConfig) {
+			config.WaitForTopicCreationTimeout = patience
+			// How soon a member learns that another one came or went, for which the whole group waits.
+			config.OverwriteSaramaConfig.Consumer.Group.Heartbeat.Interval = 200 * time.Millisecond
+		}))
+	sub, err := b.Subscribe(group)
+	require.NoError(t, err)
+	return b.Watermill(), sub
+}
+
+// concurrently is our subscriber, with as many messages of a partition at once.
+func concurrently(messages int) func(*testing.T, []string, string, int) (message.Publisher, message.Subscriber) {
+	return func(t *testing.T, brokers []string, group string, partitions int) (message.Publisher, message.Subscriber) {
+		t.Helper()
+		b := open(t, brokers, kafkabroker.WithTopics(partitions, 1))
+		sub, err := b.Subscriber(group, kafkabroker.WithConcurrency(messages), kafkabroker.WithDrainTimeout(time.Second))
+		require.NoError(t, err)
+		return b.Watermill(), sub
+	}
+}
+
 func TestWatermillsOwnSuite(t *testing.T) {
 	place := testenv.Kafka(t)
-	ofGroup := func(t *testing.T, group string, partitions int) (message.Publisher, message.Subscriber) {
-		t.Helper()
-		b := open(t, place.Brokers, kafkabroker.WithTopics(partitions, 1),
-			kafkabroker.WithSubscriber(func(config *wkafka.SubscriberConfig) {
-				config.WaitForTopicCreationTimeout = patience
-				// How soon a member learns that another one came or went, for which the whole group waits.
-				config.OverwriteSaramaConfig.Consumer.Group.Heartbeat.Interval = 200 * time.Millisecond
-			}))
-		pub := b.Watermill()
-		sub, err := b.Subscribe(group)
-		require.NoError(t, err)
-		t.Cleanup(func() { // some of the suite's tests leave theirs open
-			assert.NoError(t, errors.Join(sub.Close(), pub.Close()))
-		})
-		return pub, sub
-	}
 	for _, c := range []struct {
 		name       string
+		make       func(t *testing.T, brokers []string, group string, partitions int) (message.Publisher, message.Subscriber)
 		partitions int
 		ordered    bool
-	}{{"one partition", 1, true}, {"eight partitions", 8, false}} {
+		short      bool // once with many messages is enough for the broker
+	}{
+		{"one partition", watermills, 1, true, false},
+		{"eight partitions", watermills, 8, false, true},
+		{"ours, one partition", concurrently(1), 1, true, false},
+		{"ours, many of a partition at once", concurrently(50), 8, false, true},
+	} {
 		t.Run(c.name, func(t *testing.T) {
+			ofGroup := func(t *testing.T, group string) (message.Publisher, message.Subscriber) {
+				t.Helper()
+				pub, sub := c.make(t, place.Brokers, place.Name(group), c.partitions)
+				t.Cleanup(func() { // some of the suite's tests leave theirs open
+					assert.NoError(t, errors.Join(sub.Close(), pub.Close()))
+				})
+				return pub, sub
+			}
 			features := tests.Features{
 				ConsumerGroups:      true,
 				ExactlyOnceDelivery: false,
@@ -226,15 +250,29 @@ func TestWatermillsOwnSuite(t *testing.T) {
 				GuaranteedOrder:                     false,
 				GuaranteedOrderWithSingleSubscriber: c.ordered,
 				Persistent:                          true,
-				ForceShort:                          !c.ordered, // once with many messages is enough for the broker
+				ForceShort:                          c.short,
 				GenerateTopicFunc:                   func(tctx tests.TestContext) string { return place.Name(string(tctx.TestID)) },
 			}
 			tests.TestPubSub(t, features, func(t *testing.T) (message.Publisher, message.Subscriber) {
 				// In one group the tests, which leave members with messages in hand, would keep each other waiting.
-				return ofGroup(t, place.Name(strings.ReplaceAll(t.Name(), "/", ".")), c.partitions)
-			}, func(t *testing.T, group string) (message.Publisher, message.Subscriber) {
-				return ofGroup(t, place.Name(group), c.partitions)
-			})
+				return ofGroup(t, strings.ReplaceAll(t.Name(), "/", "."))
+			}, ofGroup)
 		})
+	}
+}
+
+func TestSubscriber_takesOverAGroupOnceTheOtherKindHasLeftIt(t *testing.T) {
+	place := testenv.Kafka(t)
+	topic, group := place.Topic("orders", 1), place.Name("group")
+	pub, theirs := watermills(t, place.Brokers, group, 1)
+	defer pub.Close()
+	require.NoError(t, pub.Publish(topic, message.NewMessage("a", nil)))
+	require.Equal(t, "a", next(t, theirs, topic).UUID)
+	messages := subscribe(t, subscriberOf(t, open(t, place.Brokers), group), topic)
+	nothing(t, messages)
+	require.NoError(t, pub.Publish(topic, message.NewMessage("b", nil)))
+	require.NoError(t, theirs.Close())
+	for msg := take(t, messages, 1)[0]; msg.UUID != "b"; msg = take(t, messages, 1)[0] {
+		msg.Ack() // a's position was not committed yet
 	}
 }

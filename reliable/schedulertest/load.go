@@ -31,13 +31,13 @@ func Sustain(t testing.TB, h Harness, load Load) {
 	t.Helper()
 	s := h.Open(t)
 	topic := s.Topic(t)
-	l := listen(t, s, topic)
+	c := clockIn(t, s, topic)
 	const batch, workers = 100, 16
 	batches := make(chan struct{}, workers)
 	var (
 		group  sync.WaitGroup
 		lock   sync.Mutex
-		booked []booking
+		booked []appointment
 		behind atomic.Int64
 	)
 	for range workers {
@@ -49,7 +49,7 @@ func Sustain(t testing.TB, h Harness, load Load) {
 				}
 				mine := schedule(t, s.Scheduler, load.Delay, envs...)
 				lock.Lock()
-				booked = append(booked, mine...)
+				booked = c.note(booked, mine)
 				lock.Unlock()
 			}
 		})
@@ -72,8 +72,8 @@ func Sustain(t testing.TB, h Harness, load Load) {
 	}
 	close(batches)
 	group.Wait()
-	l.await(t, len(booked), load.Delay+2*patience)
-	late := lateness(t, l, booked)
+	c.await(t, len(booked), load.Delay+2*patience)
+	late := c.lateness(t, booked, load.Delay)
 	t.Logf("scheduled %d of %d asked for (%d batches found all workers busy); late: p50 %v, p99 %v, most %v", len(booked),
 		load.Rate*int(load.For/time.Second), behind.Load(), quantile(late, 0.5), quantile(late, 0.99), quantile(late, 1))
 	require.GreaterOrEqual(t, len(booked), load.Rate*int(load.For/time.Second)*9/10, "the rate was not kept")
@@ -86,33 +86,100 @@ func Pending(t testing.TB, h Harness, total int, load Load) {
 	t.Helper()
 	s := h.Open(t)
 	topic := s.Topic(t)
-	l := listen(t, s, topic)
+	c := clockIn(t, s, topic)
 	const batch = 500
-	booked := make([]booking, 0, total)
+	booked := make([]appointment, 0, total)
 	began := time.Now()
 	for len(booked) < total {
 		envs := make([]reliable.Envelope, min(batch, total-len(booked)))
 		for i := range envs {
 			envs[i] = envelope(topic, fmt.Sprint(i))
 		}
-		booked = append(booked, schedule(t, s.Scheduler, load.Delay, envs...)...)
+		booked = c.note(booked, schedule(t, s.Scheduler, load.Delay, envs...))
 	}
 	require.Less(t, time.Since(began), load.Delay, "the first were due before the last was scheduled: ask for a longer delay")
-	l.await(t, total, load.Delay+load.Late+patience)
-	late := lateness(t, l, booked)
+	c.await(t, total, load.Delay+load.Late+patience)
+	late := c.lateness(t, booked, load.Delay)
 	t.Logf("%d pending at once; late: p50 %v, p99 %v, most %v", total, quantile(late, 0.5), quantile(late, 0.99), quantile(late, 1))
 	require.LessOrEqual(t, quantile(late, 1), load.Late)
 }
 
-// lateness is how late each message came, in ascending order; one that came early fails the test.
-func lateness(t testing.TB, l *log, booked []booking) []time.Duration {
+// uuid is the text of an ID that envelope makes. Nothing that a load remembers of its hundreds of thousands of messages has
+// pointers: with what it is measured it shares a process, and else most of the processor would be the garbage collector's.
+type uuid [36]byte
+
+// appointment is a [booking], in times since the load began.
+type appointment struct {
+	id          uuid
+	from, until time.Duration
+}
+
+// punchClock is when messages came first, in times since the load began. Everything in it was acked.
+type punchClock struct {
+	began time.Time
+	lock  sync.Mutex
+	came  map[uuid]time.Duration
+	news  chan struct{}
+}
+
+// clockIn reads topic until the test ends.
+func clockIn(t testing.TB, s Subject, topic string) *punchClock {
 	t.Helper()
+	c := &punchClock{began: time.Now(), came: make(map[uuid]time.Duration), news: make(chan struct{}, 1)}
+	messages := s.Subscribe(t, topic)
+	go func() {
+		for msg := range messages {
+			c.add(uuid([]byte(msg.UUID)))
+			msg.Ack()
+		}
+	}()
+	return c
+}
+
+func (c *punchClock) add(id uuid) {
+	at := time.Since(c.began)
+	c.lock.Lock()
+	if _, again := c.came[id]; !again {
+		c.came[id] = at
+	}
+	c.lock.Unlock()
+	select {
+	case c.news <- struct{}{}:
+	default:
+	}
+}
+
+func (c *punchClock) distinct() int {
+	c.lock.Lock()
+	defer c.lock.Unlock()
+	return len(c.came)
+}
+
+// await waits until want distinct messages have come.
+func (c *punchClock) await(t testing.TB, want int, within time.Duration) {
+	t.Helper()
+	awaitDistinct(t, c.distinct, c.news, want, within)
+}
+
+// note adds what was scheduled to what was before.
+func (c *punchClock) note(booked []appointment, more []booking) []appointment {
+	for _, b := range more {
+		booked = append(booked, appointment{uuid([]byte(b.id)), b.from.Sub(c.began), b.until.Sub(c.began)})
+	}
+	return booked
+}
+
+// lateness is how late each message came, in ascending order; one that came early, or not at all, fails the test.
+func (c *punchClock) lateness(t testing.TB, booked []appointment, delay time.Duration) []time.Duration {
+	t.Helper()
+	c.lock.Lock()
+	defer c.lock.Unlock()
 	late := make([]time.Duration, 0, len(booked))
 	for _, b := range booked {
-		a, ok := l.first(b.id)
-		require.True(t, ok, "%s never came", b.id)
-		require.GreaterOrEqual(t, a.at.Sub(b.from), b.delay, "%s came early", b.id)
-		late = append(late, max(a.at.Sub(b.until)-b.delay, 0))
+		came, ok := c.came[b.id]
+		require.True(t, ok, "%s never came", b.id[:])
+		require.GreaterOrEqual(t, came-b.from, delay, "%s came early", b.id[:])
+		late = append(late, max(came-b.until-delay, 0))
 	}
 	slices.Sort(late)
 	return late

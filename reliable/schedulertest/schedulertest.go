@@ -138,13 +138,19 @@ func (l *log) distinct() int {
 // await waits until want distinct messages have come.
 func (l *log) await(t testing.TB, want int, within time.Duration) {
 	t.Helper()
+	awaitDistinct(t, l.distinct, l.news, want, within)
+}
+
+// awaitDistinct looks after each news whether as many have come.
+func awaitDistinct(t testing.TB, distinct func() int, news <-chan struct{}, want int, within time.Duration) {
+	t.Helper()
 	deadline := time.NewTimer(within)
 	defer deadline.Stop()
-	for l.distinct() < want {
+	for distinct() < want {
 		select {
-		case <-l.news:
+		case <-news:
 		case <-deadline.C:
-			require.FailNow(t, "messages are missing", "%d of %d came within %v", l.distinct(), want, within)
+			require.FailNow(t, "messages are missing", "%d of %d came within %v", distinct(), want, within)
 		}
 	}
 }

@@ -21,13 +21,16 @@ import (
 	"github.com/waybillmq/waybill/reliable/schedulertest"
 )
 
-// kafkaPartitions is how many messages of a topic are on their way into the outbox at a time.
-const kafkaPartitions = 16
+const (
+	kafkaPartitions = 4
+	// atOnce is how many messages of a partition are on their way into the outbox at a time.
+	atOnce = 1000
+)
 
 // throughKafka is a scheduler over a topic of Kafka, whose receiving side keeps what is not due in MariaDB.
 func throughKafka(t testing.TB, brokers []string, topic func() string) schedulertest.Subject {
 	t.Helper()
-	db, err := sql.Open("mysql", testenv.MariaDB(t))
+	db, err := sql.Open("mysql", testenv.MariaDB(t)+"?interpolateParams=true")
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, db.Close()) })
 	store, err := mysqlstore.New(db)
@@ -41,7 +44,7 @@ func throughKafka(t testing.TB, brokers []string, topic func() string) scheduler
 		Scheduler: topicScheduler(t, broker.Watermill()),
 		Topic:     func(testing.TB) string { return topic() },
 		Subscribe: func(t testing.TB, topic string) <-chan *message.Message {
-			subscriber, err := broker.Subscribe(topic + "-service")
+			subscriber, err := broker.Subscriber(topic+"-service", kafkabroker.WithConcurrency(atOnce))
 			require.NoError(t, err)
 			return postponing(t, subscriber, topic, outbox)
 		},
