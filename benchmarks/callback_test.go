@@ -16,7 +16,7 @@ import (
 )
 
 // callbackMessages is how many confirms, or checks, one side of a pair handles, and how many messages the other sends.
-const callbackMessages = 10_000
+const callbackMessages = 6_000
 
 // BenchmarkCallback sets what the callback service takes, from 64 goroutines which have one message each, as a router's
 // handlers have, against what a sender sends in the same minute: a message with a check makes one confirm and one check.

@@ -17,7 +17,7 @@ import (
 )
 
 // businessTransactions is how many transactions one side of a pair makes for each connection.
-const businessTransactions = 2000
+const businessTransactions = 1500
 
 // BenchmarkInTx sets a business transaction with one message against the same transaction without it.
 func BenchmarkInTx(b *testing.B) {

@@ -27,7 +27,7 @@ const (
 	// rawKafka is how many messages a publisher without a store moves: Kafka takes some hundred thousand a second.
 	rawKafka = 200_000
 	// slowKafka is the same for one caller who waits for each.
-	slowKafka = 5_000
+	slowKafka = 3_000
 )
 
 // emptyTopic makes a topic with one partition and returns its name.

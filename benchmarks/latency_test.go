@@ -22,7 +22,7 @@ import (
 const (
 	steadyRate    = 1000 // transactions a second
 	steadyWarming = 1    // seconds in which the pool makes its connections, which a server takes long to make
-	steadySeconds = 5
+	steadySeconds = 4
 	steadyRounds  = 5
 )
 

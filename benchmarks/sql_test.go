@@ -22,7 +22,7 @@ import (
 )
 
 // forwarded is how many messages the forwarder moves, which takes a message at a time.
-const forwarded = 3_000
+const forwarded = 2_000
 
 func (d database) sqlKind() sqlbroker.Dialect {
 	if d.name == postgres.name {
