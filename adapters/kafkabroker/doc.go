@@ -1,4 +1,5 @@
-// Package kafkabroker publishes to Apache Kafka through franz-go, and consumes from it through watermill-kafka.
+// Package kafkabroker publishes to Apache Kafka through franz-go, and consumes from it through watermill-kafka
+// ([Broker.Subscribe]) or, where many messages of a partition are to be handled at once, through franz-go ([Broker.Subscriber]).
 //
 // What it promises. Every attempt that [Broker.Publish] hands over has exactly one confirm, whatever happens to the brokers
 // and the connections. Acked means that all in-sync replicas of the partition have the record (acks=all, idempotent). That
@@ -25,6 +26,9 @@
 // Messages become what a marshaler of watermill-kafka makes of them, so plain watermill-kafka publishers and subscribers
 // interoperate with this package. The envelope's Key is the record's key. Keys are hashed as Kafka's own clients hash them
 // (murmur2), which is not how watermill-kafka does: see [WithWatermillPartitioning].
+//
+// A subscriber commits no position above a message that was not acked, whatever comes back in which order; so whoever dies,
+// closes, or gives a partition away loses nothing, and what was not acked comes again.
 //
 // Kafka has no delayed delivery.
 package kafkabroker

@@ -107,10 +107,14 @@ func (p *partition) next() *delivery {
 	p.bytes -= sizeOf(d.record)
 	if p.paused && p.bytes < emptyAt {
 		p.paused = false
-		p.sub.client.ResumeFetchPartitions(map[string][]int32{p.sub.topic: {p.number}})
+		p.resume()
 	}
 	p.window = append(p.window, d)
 	return d
+}
+
+func (p *partition) resume() {
+	p.sub.client.ResumeFetchPartitions(map[string][]int32{p.sub.topic: {p.number}})
 }
 
 // read makes the message of a record, until it can; nil once the partition drains.
@@ -234,6 +238,10 @@ func (p *partition) drain(timeout time.Duration) {
 	}
 	p.mu.Lock() // no ack is half way
 	close(p.over)
+	if p.paused { // the client remembers it, even if the partition comes back
+		p.paused = false
+		p.resume()
+	}
 	p.mu.Unlock()
 	<-done
 }

@@ -327,3 +327,31 @@ func TestSubscriber_givesPartitionsToANewMemberOnceTheyAreDrained(t *testing.T) 
 	requireOutcome(t, reliable.Acked, publish(t, b, later...)...)
 	require.True(t, known[reliable.ID(take(t, second, 1)[0].UUID)], "a message of before came again")
 }
+
+// A partition that had stopped fetching when it went to another member fetches again once it is back.
+func TestSubscriber_fetchesAgainWhatComesBack(t *testing.T) {
+	const n, bytes = 600, 16 << 10
+	cluster := fake(t)
+	b := open(t, cluster.ListenAddrs(), kafkabroker.WithTopics(2, 1))
+	require.NoError(t, b.Declare(t.Context(), "invoices"))
+	batch := attempts("invoices", n)
+	for i := range batch {
+		batch[i].Payload, batch[i].Key = incompressible(bytes), fmt.Sprint("customer-", i)
+	}
+	requireOutcome(t, reliable.Acked, publish(t, b, batch...)...)
+	messages := subscribe(t, subscriberOf(t, b, "shipping", soon()...), "invoices")
+	held := take(t, messages, 2) // one of each partition, of which most waits
+	other := subscriberOf(t, b, "shipping", soon()...)
+	take(t, subscribe(t, other, "invoices"), 1)
+	require.NoError(t, other.Close())
+	seen := make(map[string]bool)
+	for _, msg := range held {
+		seen[msg.UUID] = true
+		msg.Ack()
+	}
+	for len(seen) < n {
+		msg := take(t, messages, 1)[0]
+		seen[msg.UUID] = true
+		msg.Ack()
+	}
+}
