@@ -85,7 +85,7 @@ func (s *subscriberSettings) check(group string) error {
 // its partition once the concurrency is used up by what follows it. Subscriptions survive restarts of the brokers.
 //
 // A record that the marshaler cannot read is logged and tried again every second, and holds its partition up in the same way.
-// For each partition up to 3 MiB wait in memory, or one record that is larger.
+// For each partition up to 4 MiB wait in memory, or one record that is larger.
 //
 // It is safe for concurrent use. Each subscription is a member of the group, with connections of its own.
 type Subscriber struct {
