@@ -52,7 +52,6 @@ func newPartition(sub *subscription, number int32) *partition {
 		defer p.mu.Unlock()
 		p.changed.Broadcast()
 	})
-	p.handling.Add(1)
 	return p
 }
 
@@ -73,7 +72,6 @@ func (p *partition) add(records []*kgo.Record) {
 
 // run hands over until the partition drains.
 func (p *partition) run() {
-	defer p.handling.Done()
 	for {
 		d := p.next()
 		if d == nil {

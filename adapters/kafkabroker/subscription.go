@@ -86,7 +86,7 @@ func (sub *subscription) partition(number int32) *partition {
 	if p == nil {
 		p = newPartition(sub, number)
 		sub.partitions[number] = p
-		go p.run()
+		p.handling.Go(p.run)
 	}
 	return p
 }

@@ -109,6 +109,11 @@ func Pending(t testing.TB, h Harness, total int, load Load) {
 // pointers: with what it is measured it shares a process, and else most of the processor would be the garbage collector's.
 type uuid [36]byte
 
+func uuidOf(text string) (id uuid) {
+	copy(id[:], text) // what is no such ID is one that was not scheduled
+	return id
+}
+
 // appointment is a [booking], in times since the load began.
 type appointment struct {
 	id          uuid
@@ -130,7 +135,7 @@ func clockIn(t testing.TB, s Subject, topic string, wanted int) *punchClock {
 	messages := s.Subscribe(t, topic)
 	go func() {
 		for msg := range messages {
-			c.add(uuid([]byte(msg.UUID)))
+			c.add(uuidOf(msg.UUID))
 			msg.Ack()
 		}
 	}()
@@ -165,7 +170,7 @@ func (c *punchClock) await(t testing.TB, want int, within time.Duration) {
 // note adds what was scheduled to what was before.
 func (c *punchClock) note(booked []appointment, more []booking) []appointment {
 	for _, b := range more {
-		booked = append(booked, appointment{uuid([]byte(b.id)), b.from.Sub(c.began), b.until.Sub(c.began)})
+		booked = append(booked, appointment{uuidOf(string(b.id)), b.from.Sub(c.began), b.until.Sub(c.began)})
 	}
 	return booked
 }
