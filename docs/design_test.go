@@ -10,13 +10,13 @@ import (
 	"regexp"
 	"slices"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/waybillmq/waybill/adapters/memstore"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 )
 
@@ -33,7 +33,7 @@ type edge struct{ from, to string }
 func TestDesign_stateDiagramIsWhatTheStoreDoes(t *testing.T) {
 	drawn := readDiagram(t)
 	seen := make(map[edge]string)
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		random := rand.New(rand.NewPCG(1, 2))
 		for range 4000 {
 			newWalk(t, random, seen).run(50)

@@ -22,6 +22,7 @@ import (
 	"github.com/waybillmq/waybill/adapters/membroker"
 	"github.com/waybillmq/waybill/adapters/memstore"
 	"github.com/waybillmq/waybill/health"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 )
 
@@ -183,7 +184,7 @@ func TestHandler_saysWhatIsWrong(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			virtualtime.Test(t, func(t *testing.T) {
 				p := newPatient()
 				if c.sicken != nil {
 					c.sicken(p)
@@ -206,7 +207,7 @@ func TestHandler_saysWhatIsWrong(t *testing.T) {
 }
 
 func TestHandler_aFloodOfProbesAsksOncePerInterval(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		p := newPatient()
 		p.check = func(context.Context) error {
 			time.Sleep(time.Second)
@@ -230,7 +231,7 @@ func TestHandler_aFloodOfProbesAsksOncePerInterval(t *testing.T) {
 }
 
 func TestHandler_answersInTimeThoughAStoreNeverDoes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		p := newPatient()
 		back := make(chan struct{})
 		p.check = func(context.Context) error { // it is deaf
@@ -255,7 +256,7 @@ func TestHandler_answersInTimeThoughAStoreNeverDoes(t *testing.T) {
 }
 
 func TestHandler_aProbeThatGoesAwayKeepsNobody(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		p := newPatient()
 		p.check = hanging
 		h := newHandler(t, p)
@@ -314,7 +315,7 @@ func TestHandler_hasItsPathsAndNoOthers(t *testing.T) {
 }
 
 func TestHandler_logsChangesWithTheErrorsBehindThem(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
 		p := newPatient()
 		h := newHandler(t, p, health.WithLogger(slog.New(slog.NewTextHandler(&log, nil))))

@@ -9,6 +9,8 @@ import (
 	"github.com/ThreeDotsLabs/watermill/message"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/waybillmq/waybill/internal/virtualtime"
 )
 
 // opened returns a breaker whose time to stay open is over.
@@ -20,7 +22,7 @@ func opened() *breaker {
 }
 
 func TestBreaker_hasOneProbeAtATime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		b := opened()
 		probe, err := b.enter(t.Context(), time.Now())
 		require.NoError(t, err)
@@ -42,7 +44,7 @@ func TestBreaker_hasOneProbeAtATime(t *testing.T) {
 }
 
 func TestBreaker_isProbedByTheNextWhereOneSaidNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		b := opened()
 		c := &consumer{Preset: &Preset{}, breaker: b, throttle: &throttle{every: time.Hour, next: time.Now().Add(time.Hour)}}
 		_, err := c.attempt(&delivery{msg: message.NewMessage("order-2", nil), ctx: t.Context(), until: time.Now().Add(time.Second)})

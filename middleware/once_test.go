@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -18,6 +17,7 @@ import (
 
 	"github.com/waybillmq/waybill/adapters/memstore"
 	"github.com/waybillmq/waybill/adapters/sqlitestore"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/middleware"
 	"github.com/waybillmq/waybill/reliable"
 )
@@ -176,7 +176,7 @@ func TestOnce_onADatabase(t *testing.T) {
 }
 
 func TestKeepInbox_forgetsWhatIsOldAndNothingElse(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store := memstore.New()
 		handle := onceIn(t, store, invoice)
 		ctx, stop := context.WithCancel(t.Context())

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/middleware"
 	"github.com/waybillmq/waybill/reliable"
 )
@@ -189,7 +190,7 @@ func TestConfirmProcessed_acksOnlyWhatIsConfirmed(t *testing.T) {
 }
 
 func TestConfirmProcessed_concurrentConfirmsShareAMessage(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		var sizes []int
 		wrap, err := middleware.ConfirmProcessed(group, publisherFunc(func(_ string, messages ...*message.Message) error {
 			told, err := reliable.ProcessedOf(messages[0])

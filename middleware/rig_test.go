@@ -17,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/waybillmq/waybill/adapters/membroker"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/middleware"
 	"github.com/waybillmq/waybill/reliable"
 )
@@ -52,7 +53,7 @@ type call struct {
 // bubble runs test with a rig in virtual time.
 func bubble(t *testing.T, test func(t *testing.T, r *rig), opts ...membroker.Option) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		r := &rig{t: t, broker: membroker.New(append(opts, membroker.WithDeclaredTopicsOnly())...)}
 		r.broker.Declare(topic, poison)
 		r.publisher = r.broker.Watermill()

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 	"unicode/utf8"
 
@@ -17,6 +16,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 )
 
@@ -33,7 +33,7 @@ func TestNewID_isAUUIDOfVersion7ThatGrows(t *testing.T) {
 }
 
 func TestNewID_growsWhileTheClockStandsStill(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		ids := make([]reliable.ID, 20_000) // more than the fraction of a millisecond has values
 		for i := range ids {
 			ids[i] = reliable.NewID()

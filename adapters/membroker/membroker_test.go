@@ -7,7 +7,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -15,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/waybillmq/waybill/adapters/membroker"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 )
 
@@ -115,7 +115,7 @@ func TestVerdict_errIsWhatTheConfirmWraps(t *testing.T) {
 }
 
 func TestVerdict_delayIsKeptToTheNanosecond(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		b := scripted(map[reliable.ID]membroker.Verdict{
 			"0": {Delay: 3 * time.Second}, "1": {Delay: time.Second}, "2": {Delay: 2 * time.Second, StoreLate: true},
 		})
@@ -135,7 +135,7 @@ func TestVerdict_delayIsKeptToTheNanosecond(t *testing.T) {
 }
 
 func TestCut_takesWhatIsInFlightOnItsConnectionAndNothingElse(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		b := membroker.New(membroker.WithLatency(time.Second), membroker.WithScript(func(a membroker.Attempt) membroker.Verdict {
 			switch a.ID {
 			case "2":
@@ -167,7 +167,7 @@ func TestCut_takesWhatIsInFlightOnItsConnectionAndNothingElse(t *testing.T) {
 }
 
 func TestCut_ofAnAttemptAloneHitsNobodyElse(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		b := scripted(map[reliable.ID]membroker.Verdict{"0": {Act: membroker.Cut, Delay: time.Millisecond}},
 			membroker.WithLatency(time.Second))
 		batch := batchOf("orders", 3)
@@ -180,7 +180,7 @@ func TestCut_ofAnAttemptAloneHitsNobodyElse(t *testing.T) {
 }
 
 func TestPoison_isRejectedAloneAndHarmsNobodyThen(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		b := scripted(map[reliable.ID]membroker.Verdict{"1": {Act: membroker.Poison, Delay: time.Millisecond}},
 			membroker.WithLatency(time.Second))
 		batch := batchOf("orders", 3)
@@ -217,7 +217,7 @@ func TestRefuse_sendsNothingFromThereOn(t *testing.T) {
 }
 
 func TestConfirmTimeout_abandonsTheConnection(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		b := scripted(map[reliable.ID]membroker.Verdict{"0": {Delay: time.Hour}, "1": {Delay: 20 * time.Second}},
 			membroker.WithConfirmTimeout(10*time.Second))
 		began := time.Now()
@@ -229,7 +229,7 @@ func TestConfirmTimeout_abandonsTheConnection(t *testing.T) {
 }
 
 func TestDown_holdsPublishUntilUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		b := membroker.New(membroker.WithLatency(time.Second))
 		publish(t, b, batchOf("orders", 1))
 		b.Down()
@@ -261,7 +261,7 @@ func TestWithFailFast_doesNotWaitForTheEndOfAnOutage(t *testing.T) {
 }
 
 func TestBlock_storesAndAnswersNothingUntilUnblock(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		b := membroker.New(membroker.WithConfirmTimeout(time.Minute))
 		b.Block()
 		publish(t, b, batchOf("early", 2))
@@ -344,7 +344,7 @@ func TestScript_countsHandOversOfAnID(t *testing.T) {
 // The whole log, times included, is the same again.
 func TestBroker_doesTheSameAgainUnderTheSameScript(t *testing.T) {
 	run := func() (log []membroker.Record) {
-		synctest.Test(t, func(t *testing.T) {
+		virtualtime.Test(t, func(t *testing.T) {
 			random := rand.New(rand.NewPCG(3, 4))
 			b := membroker.New(membroker.WithWindow(20), membroker.WithScript(func(membroker.Attempt) membroker.Verdict {
 				return membroker.Verdict{

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/waybillmq/waybill/adapters/membroker"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/reliable/schedulertest"
 )
@@ -53,7 +54,7 @@ func came(b *membroker.Broker) (ids []string) {
 }
 
 func TestScheduler_isExactUnderVirtualTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		b := membroker.New()
 		began := time.Now()
 		s := b.Scheduler()
@@ -80,7 +81,7 @@ func TestScheduler_isExactUnderVirtualTime(t *testing.T) {
 }
 
 func TestScheduler_aSubscriberThatWaitsSeesWhatIsScheduledLater(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		b := membroker.New()
 		messages, err := b.Subscribe(t.Context(), "checks")
 		require.NoError(t, err)
@@ -115,7 +116,7 @@ func TestScheduler_faults(t *testing.T) {
 		"slow":              {membroker.ScheduleVerdict{Delay: time.Second}, nil, []string{"1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			virtualtime.Test(t, func(t *testing.T) {
 				b := membroker.New()
 				s := b.Scheduler(membroker.WithScheduleScript(func(a membroker.Scheduled) membroker.ScheduleVerdict {
 					assert.Equal(t, time.Minute, a.After)
@@ -140,7 +141,7 @@ func TestScheduler_faults(t *testing.T) {
 }
 
 func TestScheduler_aLateMessageComesByThatMuchLater(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		b := membroker.New()
 		s := b.Scheduler(membroker.WithScheduleScript(func(membroker.Scheduled) membroker.ScheduleVerdict {
 			return membroker.ScheduleVerdict{Late: time.Hour}
@@ -160,7 +161,7 @@ func TestScheduler_waitsOutAnOutage(t *testing.T) {
 		"blocked": {(*membroker.Broker).Block, (*membroker.Broker).Unblock},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			virtualtime.Test(t, func(t *testing.T) {
 				b := membroker.New()
 				s := b.Scheduler()
 				require.NoError(t, s.Schedule(t.Context(), time.Minute, check("due meanwhile")))
@@ -186,7 +187,7 @@ func TestScheduler_waitsOutAnOutage(t *testing.T) {
 }
 
 func TestScheduler_keepsWhatIsDueUntilItsTopicTakesIt(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		b := membroker.New()
 		b.Undeclare("checks")
 		require.NoError(t, b.Scheduler().Schedule(t.Context(), time.Minute, check("1")))

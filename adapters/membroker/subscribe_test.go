@@ -12,11 +12,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/waybillmq/waybill/adapters/membroker"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 )
 
 func TestSubscribe_groupsEachGetEverythingAndShareItWithin(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		b := membroker.New()
 		publish(t, b, batchOf("orders", 10))
 		counts := make(map[string]int)
@@ -51,7 +52,7 @@ func TestSubscribe_groupsEachGetEverythingAndShareItWithin(t *testing.T) {
 }
 
 func TestSubscribe_aNackedMessageComesAgainBeforeNewerOnes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		b := membroker.New()
 		messages, err := b.Subscribe(t.Context(), "orders")
 		require.NoError(t, err)
@@ -71,7 +72,7 @@ func TestSubscribe_aNackedMessageComesAgainBeforeNewerOnes(t *testing.T) {
 }
 
 func TestSubscribe_whatAConsumerLeftUnackedGoesToTheNext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		b := membroker.New()
 		publish(t, b, batchOf("orders", 1))
 		ctx, cancel := context.WithCancel(t.Context())
@@ -89,7 +90,7 @@ func TestSubscribe_whatAConsumerLeftUnackedGoesToTheNext(t *testing.T) {
 }
 
 func TestSubscribe_seesAMessageThatIsStoredLate(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		b := scripted(map[reliable.ID]membroker.Verdict{"0": {Delay: time.Second, StoreLate: true}})
 		messages, err := b.Subscribe(t.Context(), "orders")
 		require.NoError(t, err)

@@ -3,12 +3,12 @@ package memstore_test
 import (
 	"context"
 	"testing"
-	"testing/synctest"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
 	"github.com/waybillmq/waybill/adapters/memstore"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/reliable/storetest"
 )
@@ -21,7 +21,7 @@ func TestStore_conforms(t *testing.T) {
 		Begin:  beginNative,
 		NotTx:  func(reliable.Store) []any { return []any{(*memstore.Tx)(nil), beginOther(t)} },
 		Expect: storetest.AllAbilities(),
-		Bubble: synctest.Test,
+		Bubble: virtualtime.Test,
 	})
 }
 

@@ -4,12 +4,12 @@ import (
 	"context"
 	"errors"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/waybillmq/waybill/adapters/memstore"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 )
 
@@ -88,7 +88,7 @@ func TestFault_afterSettleIsFoundRepeated(t *testing.T) {
 }
 
 func TestFault_delayPassesFirst(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store := faulty(memstore.OpEnqueue, memstore.Fault{Delay: time.Minute})
 		start := time.Now()
 		_, err := store.Enqueue(t.Context(), reliable.EnqueueRequest{}, envelope("a"))
@@ -104,7 +104,7 @@ func TestFault_delayPassesFirst(t *testing.T) {
 }
 
 func TestFault_hangsUntilTheContextEnds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		for _, c := range []struct {
 			fault memstore.Fault
 			kept  int

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/waybillmq/waybill/adapters/memstore"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 )
 
@@ -65,7 +66,7 @@ func TestTx_savepointTakesBusinessRowsBackToo(t *testing.T) {
 func TestTx_anotherWithTheSameIDWaitsForIt(t *testing.T) {
 	for _, commits := range []bool{true, false} {
 		t.Run(fmt.Sprintf("commits %v", commits), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			virtualtime.Test(t, func(t *testing.T) {
 				store := memstore.New()
 				first := begin(t, store)
 				_, err := first.Enqueue(t.Context(), reliable.EnqueueRequest{}, envelope("a"))
@@ -94,7 +95,7 @@ func TestTx_anotherWithTheSameIDWaitsForIt(t *testing.T) {
 }
 
 func TestTx_waitingForAnotherEndsWithTheContext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store := memstore.New()
 		first := begin(t, store)
 		_, err := first.Enqueue(t.Context(), reliable.EnqueueRequest{}, envelope("a"))
@@ -110,7 +111,7 @@ func TestTx_waitingForAnotherEndsWithTheContext(t *testing.T) {
 }
 
 func TestTx_deadlockFailsOneOfTheTwo(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store := memstore.New()
 		first, second := begin(t, store), begin(t, store)
 		enqueue := func(tx *memstore.Tx, id reliable.ID) error {
@@ -156,7 +157,7 @@ func TestEnqueue_keepsItsOwnCopy(t *testing.T) {
 }
 
 func TestAwaitWake_isToldOfAWakeUpThatCameJustBefore(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store := memstore.New()
 		require.NoError(t, store.Wake(t.Context()))
 		require.NoError(t, store.Wake(t.Context()))

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 )
 
@@ -228,7 +229,7 @@ func (b *bench) requireOutcome(id reliable.ID, want reliable.Outcome) reliable.C
 }
 
 func TestSession_anAckThatComesBeforePublishHasReturnedIsNotLost(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		b := newBench(t)
 		b.whenSent = func(tag int) { b.answer(tag, false, true) }
 		b.offer("a", "b")
@@ -239,7 +240,7 @@ func TestSession_anAckThatComesBeforePublishHasReturnedIsNotLost(t *testing.T) {
 }
 
 func TestSession_aReturnThatComesBeforePublishHasReturnedIsNotLost(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		b := newBench(t)
 		b.whenSent = b.comeBack
 		b.offer("a", "b")
@@ -250,7 +251,7 @@ func TestSession_aReturnThatComesBeforePublishHasReturnedIsNotLost(t *testing.T)
 }
 
 func TestSession_oneAckForSeveralConfirmsEachOfThem(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		b := newBench(t)
 		b.offer("a", "b", "c", "d")
 		b.answer(3, true, true)
@@ -267,7 +268,7 @@ func TestSession_oneAckForSeveralConfirmsEachOfThem(t *testing.T) {
 }
 
 func TestSession_anAckForATagOfAnotherSessionConfirmsNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		old, fresh := newBench(t), newBench(t)
 		old.offer("a")
 		old.die(nil)
@@ -288,7 +289,7 @@ func TestSession_anAckForATagOfAnotherSessionConfirmsNothing(t *testing.T) {
 }
 
 func TestSession_returnedThenAckedIsReturned(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		var lost []string
 		b := newBench(t, func(c *sessionConfig) { c.onReturn = func(topic string) { lost = append(lost, topic) } })
 		b.offer("a", "b", "c")
@@ -304,7 +305,7 @@ func TestSession_returnedThenAckedIsReturned(t *testing.T) {
 }
 
 func TestSession_aNackOnALiveChannelIsNacked(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		b := newBench(t)
 		b.offer("a")
 		b.answer(1, false, false)
@@ -315,7 +316,7 @@ func TestSession_aNackOnALiveChannelIsNacked(t *testing.T) {
 }
 
 func TestSession_whatTheClientGivesUpBecauseTheConnectionDiedIsUnknown(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		b := newBench(t)
 		b.offer("acked", "returned", "unanswered")
 		b.mu.Lock() // the three at once, so that nothing is settled in between
@@ -336,7 +337,7 @@ func TestSession_whatTheClientGivesUpBecauseTheConnectionDiedIsUnknown(t *testin
 
 func TestSession_aReturnJustBeforeTheEndIsReturned(t *testing.T) {
 	for range 50 { // which of the two the session sees first is chance
-		synctest.Test(t, func(t *testing.T) {
+		virtualtime.Test(t, func(t *testing.T) {
 			b := newBench(t)
 			b.whenSent = func(tag int) { // even before publish has returned
 				b.sendBack(tag)
@@ -366,7 +367,7 @@ func TestSession_aloneTheServersCloseCodeDecides(t *testing.T) {
 		{nil, reliable.Unknown},
 	} {
 		t.Run(fmt.Sprint(test.reason), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			virtualtime.Test(t, func(t *testing.T) {
 				b := newBench(t, func(c *sessionConfig) { c.alone = true })
 				b.offer("a")
 				b.die(test.reason)
@@ -378,7 +379,7 @@ func TestSession_aloneTheServersCloseCodeDecides(t *testing.T) {
 }
 
 func TestSession_anAnswerIsNotHeldUpByAnUnansweredOneBeforeIt(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		b := newBench(t)
 		b.offer("slow", "b", "c")
 		b.answer(2, false, true)
@@ -393,7 +394,7 @@ func TestSession_anAnswerIsNotHeldUpByAnUnansweredOneBeforeIt(t *testing.T) {
 }
 
 func TestSession_withoutAnAnswerInTimeTheConnectionIsAbandonedAndSuspectsNobody(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		b := newBench(t)
 		began := time.Now()
 		b.offer("a")
@@ -411,7 +412,7 @@ func TestSession_withoutAnAnswerInTimeTheConnectionIsAbandonedAndSuspectsNobody(
 }
 
 func TestSession_aBlockedBrokerHasLongerButNotForEver(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		b := newBench(t)
 		began := time.Now()
 		b.offer("a")
@@ -427,7 +428,7 @@ func TestSession_afterAnAlarmTheConfirmTimeoutStartsAgainWithinTheBlockedOne(t *
 	for _, test := range []struct{ alarm, want time.Duration }{
 		{8 * time.Second, 8*time.Second + testConfirmTimeout}, {20 * time.Second, testBlockedTimeout},
 	} {
-		synctest.Test(t, func(t *testing.T) {
+		virtualtime.Test(t, func(t *testing.T) {
 			b := newBench(t)
 			began := time.Now()
 			b.offer("a")
@@ -441,7 +442,7 @@ func TestSession_afterAnAlarmTheConfirmTimeoutStartsAgainWithinTheBlockedOne(t *
 }
 
 func TestSession_aWriteThatIsStuckEndsWithTheConfirmTimeout(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		b := newBench(t)
 		b.stuck = make(chan struct{})
 		require.True(t, b.offer("a", "b"))
@@ -454,7 +455,7 @@ func TestSession_aWriteThatIsStuckEndsWithTheConfirmTimeout(t *testing.T) {
 }
 
 func TestSession_aWriteThatFailsLeavesEverythingUnknown(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		b := newBench(t)
 		b.offer("a")
 		b.mu.Lock()
@@ -476,7 +477,7 @@ func TestSession_aWriteThatFailsLeavesEverythingUnknown(t *testing.T) {
 func TestSession_eachAttemptHasOneTruthfulConfirm(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		errs := make(chan error, 1)
-		synctest.Test(t, func(t *testing.T) { errs <- randomHistory(t, rt) })
+		virtualtime.Test(t, func(t *testing.T) { errs <- randomHistory(t, rt) })
 		if err := <-errs; err != nil {
 			rt.Fatal(err)
 		}

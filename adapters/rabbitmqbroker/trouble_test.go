@@ -4,11 +4,12 @@ import (
 	"errors"
 	"net"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/waybillmq/waybill/internal/virtualtime"
 )
 
 // refusedFrom is a failure to connect as it looks from one of our ports.
@@ -19,7 +20,7 @@ func refusedFrom(port int) error {
 }
 
 func TestTrouble_isToldAtFirstAtGrowingIntervalsAndWhenItChanges(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		var tr trouble
 		began := time.Now()
 		var told []time.Duration

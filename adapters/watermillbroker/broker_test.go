@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/waybillmq/waybill/adapters/watermillbroker"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 )
 
@@ -119,7 +120,7 @@ func TestWithClassifier_decidesWhatAnErrorMeans(t *testing.T) {
 }
 
 func TestPublish_runsNoMoreCallsThanTheConcurrency(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		f := &fake{handle: func(string, *message.Message) error {
 			time.Sleep(time.Second)
 			return nil
@@ -137,7 +138,7 @@ func TestPublish_runsNoMoreCallsThanTheConcurrency(t *testing.T) {
 }
 
 func TestPublish_keepsTheOrderOfAKeyWhateverTheConcurrency(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
 		ended := make(map[string][]string)
 		delays := []int{9, 2, 7, 1, 5} // milliseconds
@@ -168,7 +169,7 @@ func TestPublish_keepsTheOrderOfAKeyWhateverTheConcurrency(t *testing.T) {
 // A publisher that hangs must not make the relay hang: the attempt is answered, a second one for the same id is not begun
 // beside the first, and other messages go on.
 func TestPublish_aCallThatHangsIsUnknownAfterTheTimeoutAndKeepsItsIDToItself(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		f := &fake{handle: func(_ string, msg *message.Message) error {
 			if msg.UUID == "hangs" {
@@ -206,7 +207,7 @@ func TestPublish_aCallThatHangsIsUnknownAfterTheTimeoutAndKeepsItsIDToItself(t *
 }
 
 func TestPublish_blocksUntilItsContextEndsWhenEveryCallHangs(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		f := &fake{handle: func(string, *message.Message) error { <-release; return nil }}
 		b := open(t, f, watermillbroker.WithTimeout(time.Second), watermillbroker.WithConcurrency(2))
@@ -222,7 +223,7 @@ func TestPublish_blocksUntilItsContextEndsWhenEveryCallHangs(t *testing.T) {
 }
 
 func TestPublish_theContextOfTheMessageEndsWithTheTimeout(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		f := &fake{handle: func(_ string, msg *message.Message) error {
 			<-msg.Context().Done()
 			return msg.Context().Err()
@@ -237,7 +238,7 @@ func TestPublish_theContextOfTheMessageEndsWithTheTimeout(t *testing.T) {
 
 // After Unknown the caller may reuse the payload, while the call that hangs still reads it.
 func TestPublish_aCallThatHangsDoesNotReadTheCallersPayload(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		read := make(chan string, 1)
 		f := &fake{handle: func(_ string, msg *message.Message) error {
@@ -258,7 +259,7 @@ func TestPublish_aCallThatHangsDoesNotReadTheCallersPayload(t *testing.T) {
 }
 
 func TestPublish_anAttemptAloneHasNoCompany(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		company := 0
 		f := &fake{}
 		f.handle = func(_ string, msg *message.Message) error {
@@ -284,7 +285,7 @@ func TestPublish_anAttemptAloneHasNoCompany(t *testing.T) {
 }
 
 func TestClose_givesUpCallsThatHang(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
 		f := &fake{handle: func(string, *message.Message) error { <-release; return nil }}
 		b := open(t, f, watermillbroker.WithTimeout(time.Hour), watermillbroker.WithCloseTimeout(3*time.Second))
@@ -304,7 +305,7 @@ func TestClose_givesUpCallsThatHang(t *testing.T) {
 }
 
 func TestClose_waitsForCallsThatRun(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		f := &fake{handle: func(string, *message.Message) error { time.Sleep(time.Second); return nil }}
 		b := open(t, f)
 		_, err := b.Publish(t.Context(), []reliable.Attempt{attemptOf("1", "")})

@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 )
 
@@ -66,7 +67,7 @@ func (o *told) Stats(context.Context) ([]reliable.TopicStats, error) {
 }
 
 func TestWatch_tellsEachAlarmOnceAndWhenItIsOver(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		outbox, said := &told{}, []string(nil)
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -17,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/waybillmq/waybill/adapters/membroker"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/reliable/brokertest"
 )
@@ -53,7 +53,7 @@ func (r *recorder) Cleanup(f func()) { r.cleanups = append(r.cleanups, f) }
 func failuresOf(t *testing.T, check brokertest.Check, lie *lie) []string {
 	t.Helper()
 	var failures []string
-	synctest.Test(t, func(*testing.T) {
+	virtualtime.Test(t, func(*testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		r := &recorder{ctx: ctx}
 		l := newLab(lie)

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"go.uber.org/goleak"
 
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 )
 
@@ -161,7 +162,7 @@ func harness(ctx context.Context, flaw func(*shelf)) Harness {
 // failures are those of one check of a scheduler with a flaw, in virtual time.
 func failures(t *testing.T, name string, flaw func(*shelf)) (found []string) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		r := &recorder{TB: t}
 		for _, c := range checks() {

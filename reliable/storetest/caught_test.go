@@ -4,7 +4,6 @@ import (
 	"context"
 	"slices"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -12,6 +11,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/waybillmq/waybill/adapters/memstore"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/reliable/storetest"
 )
@@ -70,14 +70,14 @@ func harness(breaks func(b *broken)) storetest.Harness {
 		},
 		NotTx:  func(reliable.Store) []any { return []any{(*memstore.Tx)(nil)} },
 		Expect: storetest.AllAbilities(),
-		Bubble: synctest.Test,
+		Bubble: virtualtime.Test,
 	}
 }
 
 // failures runs one check against a store and returns what it complains of.
 func failures(t *testing.T, check storetest.Check, h storetest.Harness) []string {
 	var r *recorder
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		r = &recorder{TB: t}
 		r.run(func() { check.Run(r, h) })
 	})

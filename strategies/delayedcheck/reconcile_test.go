@@ -7,13 +7,13 @@ import (
 	"log/slog"
 	"slices"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/waybillmq/waybill/adapters/memstore"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/strategies/delayedcheck"
 )
@@ -88,7 +88,7 @@ func (r *reconcileRig) process(t *testing.T, group string, numbers ...int) {
 
 func reconciling(t *testing.T, test func(t *testing.T, r *reconcileRig, reconciler *delayedcheck.Reconciler)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		r := &reconcileRig{ledger: memstore.New()}
 		reconciler, err := delayedcheck.NewReconciler(&r.orders, r.ledger, r.send, delayedcheck.WithPage(10),
 			delayedcheck.WithLongestTransaction(5*time.Hour), delayedcheck.WithReconcilerLogger(slog.New(slog.DiscardHandler)))

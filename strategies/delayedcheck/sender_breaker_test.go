@@ -5,18 +5,18 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 
 	"github.com/waybillmq/waybill/adapters/membroker"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/strategies/delayedcheck"
 )
 
 func TestBreaker_oneTriesForAll(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		var tried atomic.Int64
 		s := open(t, faults{fallback: true, schedule: func(membroker.Scheduled) membroker.ScheduleVerdict {
 			tried.Add(1)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/waybillmq/waybill/adapters/membroker"
 	"github.com/waybillmq/waybill/adapters/memstore"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/strategies/delayedcheck"
 )
@@ -141,7 +142,7 @@ func TestInTx_killedAnywhereLosesNothing(t *testing.T) {
 		afterCommit: true, beforePublish: true, afterPublish: true,
 	} {
 		t.Run(string(dies), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			virtualtime.Test(t, func(t *testing.T) {
 				s := open(t, faults{})
 				m := &mortal{dies: dies, store: s.store, witness: s.witness, conn: s.broker.Connect(), later: s.broker.Scheduler()}
 				require.Equal(t, committed, m.place(t))
@@ -161,7 +162,7 @@ func TestMessageFirst_losesWhatIsKilledBetweenCommitAndCheck(t *testing.T) {
 		beforeCommit: false, afterCommit: true, beforeChecks: false, afterChecks: false, beforePublish: false, afterPublish: false,
 	} {
 		t.Run(string(dies), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			virtualtime.Test(t, func(t *testing.T) {
 				s := open(t, faults{})
 				m := &mortal{dies: dies, store: s.store, witness: s.witness, conn: s.broker.Connect(), later: s.broker.Scheduler()}
 				placed := m.place(t, delayedcheck.MessageFirst())
@@ -174,7 +175,7 @@ func TestMessageFirst_losesWhatIsKilledBetweenCommitAndCheck(t *testing.T) {
 }
 
 func TestMessageFirst_losesWhatABrokerThatIsAwayTakesNeitherOf(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		s := open(t, faults{
 			broker: func(membroker.Attempt) membroker.Verdict { return membroker.Verdict{Act: membroker.LoseMessage} },
 			schedule: func(membroker.Scheduled) membroker.ScheduleVerdict {
@@ -191,7 +192,7 @@ func TestMessageFirst_losesWhatABrokerThatIsAwayTakesNeitherOf(t *testing.T) {
 }
 
 func TestMessageFirst_checkSaysThatItCommitted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		s := open(t, faults{}, delayedcheck.MessageFirst(), delayedcheck.WithWitness(nil))
 		require.NoError(t, s.place(t.Context(), "order-1"))
 		untilDue()

@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/waybillmq/waybill/adapters/membroker"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/strategies/delayedcheck"
 )
@@ -72,7 +72,7 @@ func publishTogether(ctx context.Context, t *testing.T, scheduler reliable.Sched
 }
 
 func TestGroups_concurrentCallersShareCalls(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		scheduler := &slowScheduler{}
 		start := time.Now()
 		require.NoError(t, errors.Join(publishTogether(t.Context(), t, scheduler, 200)...))
@@ -88,7 +88,7 @@ func TestGroups_concurrentCallersShareCalls(t *testing.T) {
 }
 
 func TestGroups_oneThatCanNeverBeTakenDoesNotSpoilTheOthers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		scheduler := &slowScheduler{refuse: func(check delayedcheck.Check) error {
 			if check.Message.ID == "order-42" {
 				return reliable.Invalid("Payload", "is too large")
@@ -106,7 +106,7 @@ func TestGroups_oneThatCanNeverBeTakenDoesNotSpoilTheOthers(t *testing.T) {
 }
 
 func TestGroups_whoGivesUpDoesNotWaitForTheCall(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 		defer cancel()
 		start := time.Now()

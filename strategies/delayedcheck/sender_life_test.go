@@ -13,6 +13,7 @@ import (
 
 	"github.com/waybillmq/waybill/adapters/membroker"
 	"github.com/waybillmq/waybill/adapters/memstore"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/strategies/delayedcheck"
 )
@@ -20,7 +21,7 @@ import (
 func TestInTx_rollsBackWhatIsTooOldToCommit(t *testing.T) {
 	for took, committed := range map[time.Duration]bool{150 * time.Second: true, 150*time.Second + time.Millisecond: false} {
 		t.Run(took.String(), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			virtualtime.Test(t, func(t *testing.T) {
 				var told time.Duration
 				s := open(t, faults{schedule: func(membroker.Scheduled) membroker.ScheduleVerdict {
 					return membroker.ScheduleVerdict{Delay: took} // as for a process that stands still
@@ -44,7 +45,7 @@ func TestInTx_rollsBackWhatIsTooOldToCommit(t *testing.T) {
 }
 
 func TestInTx_callerWhoGivesUpSaysNothingAboutTheScheduler(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		s := open(t, faults{fallback: true, schedule: func(membroker.Scheduled) membroker.ScheduleVerdict {
 			return membroker.ScheduleVerdict{Delay: time.Hour}
 		}}, delayedcheck.WithBreaker(1, time.Second))
@@ -58,7 +59,7 @@ func TestInTx_callerWhoGivesUpSaysNothingAboutTheScheduler(t *testing.T) {
 }
 
 func TestInTx_messageThatFindsNoRoomIsLeftToItsCheck(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		s := open(t, faults{broker: func(a membroker.Attempt) membroker.Verdict {
 			if a.ID == "order-1" {
 				return membroker.Verdict{Delay: 20 * time.Second}
@@ -77,7 +78,7 @@ func TestInTx_messageThatFindsNoRoomIsLeftToItsCheck(t *testing.T) {
 }
 
 func TestInTx_moreMessagesThanTheWindowHas(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		s := open(t, faults{}, delayedcheck.WithWindow(3))
 		err := delayedcheck.InTx(t.Context(), s.sender, nil, func(_ *memstore.Tx, out *delayedcheck.Scope) error {
 			for i := range 10 {
@@ -95,7 +96,7 @@ func TestInTx_moreMessagesThanTheWindowHas(t *testing.T) {
 }
 
 func TestInTx_sameIDIsNeverOnItsWayTwice(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		s := open(t, faults{broker: func(membroker.Attempt) membroker.Verdict { return membroker.Verdict{Delay: time.Second} }})
 		for range 3 {
 			require.NoError(t, s.place(t.Context(), "order-1"))
@@ -112,7 +113,7 @@ func TestInTx_sameIDIsNeverOnItsWayTwice(t *testing.T) {
 }
 
 func TestInTx_refusesWhatCannotBeChecked(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		s := open(t, faults{}, delayedcheck.WithTopicGroups("other", "shipping"))
 		for name, env := range map[string]reliable.Envelope{
 			"no topic": {}, "delay": {Topic: orders, Delay: time.Second}, "deadline": {Topic: orders, Deadline: time.Second},
@@ -169,7 +170,7 @@ func TestNewSender_reportsAllContradictionsTogether(t *testing.T) {
 }
 
 func TestRun_drainsWhatIsUnderWay(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		s := open(t, faults{broker: func(membroker.Attempt) membroker.Verdict { return membroker.Verdict{Delay: 3 * time.Second} }})
 		began, goOn, placed := make(chan struct{}), make(chan struct{}), make(chan error, 1)
 		go func() {
@@ -194,7 +195,7 @@ func TestRun_drainsWhatIsUnderWay(t *testing.T) {
 }
 
 func TestRun_leavesToItsCheckWhatIsNotConfirmedInTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		s := open(t, faults{broker: func(membroker.Attempt) membroker.Verdict { return membroker.Verdict{Delay: 20 * time.Second} }},
 			delayedcheck.WithSenderDrainTimeout(5*time.Second))
 		published := make(chan error, 1)
@@ -210,7 +211,7 @@ func TestRun_leavesToItsCheckWhatIsNotConfirmedInTime(t *testing.T) {
 }
 
 func TestRun_endsWhenThePublisherIsClosed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		s := open(t, faults{})
 		require.NoError(t, s.broker.Close())
 		synctest.Wait()

@@ -12,12 +12,13 @@ import (
 
 	"github.com/waybillmq/waybill/adapters/membroker"
 	"github.com/waybillmq/waybill/adapters/memstore"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/strategies/delayedcheck"
 )
 
 func TestPublish_waitsForTheCheckAndThenForTheMessage(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		s := open(t, faults{
 			schedule: func(membroker.Scheduled) membroker.ScheduleVerdict {
 				return membroker.ScheduleVerdict{Delay: time.Second}
@@ -36,7 +37,7 @@ func TestPublish_waitsForTheCheckAndThenForTheMessage(t *testing.T) {
 }
 
 func TestPublish_sendsNothingWithoutACheck(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		act := membroker.Nack
 		s := open(t, faults{schedule: func(membroker.Scheduled) membroker.ScheduleVerdict { return membroker.ScheduleVerdict{Act: act} }},
 			delayedcheck.WithBreaker(2, time.Second))
@@ -61,7 +62,7 @@ func TestPublish_unconfirmedMessageIsLeftToItsCheck(t *testing.T) {
 		membroker.Nack: reliable.ErrNacked, membroker.Return: reliable.ErrUnroutable, membroker.LoseMessage: reliable.ErrUnknown,
 	} {
 		t.Run(act.String(), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			virtualtime.Test(t, func(t *testing.T) {
 				s := open(t, faults{broker: func(a membroker.Attempt) membroker.Verdict {
 					if a.OfID == 1 {
 						return membroker.Verdict{Act: act}
@@ -81,7 +82,7 @@ func TestPublish_unconfirmedMessageIsLeftToItsCheck(t *testing.T) {
 }
 
 func TestResend_answersOnlyAfterTheBrokerConfirmed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		act := membroker.Serve
 		s := open(t, faults{broker: func(membroker.Attempt) membroker.Verdict {
 			return membroker.Verdict{Act: act, Delay: time.Second}
@@ -115,7 +116,7 @@ func TestResend_answersOnlyAfterTheBrokerConfirmed(t *testing.T) {
 }
 
 func TestResend_withoutAnAnswerOfTheWitness(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		away := errors.New("database is away")
 		s := open(t, faults{store: func(op memstore.Op) memstore.Fault {
 			if op == memstore.OpAsk {
@@ -134,7 +135,7 @@ func TestResend_withoutAnAnswerOfTheWitness(t *testing.T) {
 }
 
 func TestResend_ofAForeignTransactionIsUnknowable(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		s := open(t, faults{})
 		answer, err := s.sender.Resend(t.Context(), foreignCheck())
 		require.NoError(t, err)

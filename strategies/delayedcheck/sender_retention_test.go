@@ -3,7 +3,6 @@ package delayedcheck_test
 import (
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/waybillmq/waybill/adapters/membroker"
 	"github.com/waybillmq/waybill/adapters/memstore"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/strategies/delayedcheck"
 )
@@ -26,7 +26,7 @@ func TestSender_keepsMarkersForAsLongAsACheckMayCome(t *testing.T) {
 		{"as configured", delayedcheck.WithMarkerRetention(2 * time.Hour), 2 * time.Hour},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			virtualtime.Test(t, func(t *testing.T) {
 				s := open(t, faults{}, c.opt)
 				require.NoError(t, s.place(t.Context(), "order-1"))
 				time.Sleep(c.kept - 10*time.Minute)
@@ -41,7 +41,7 @@ func TestSender_keepsMarkersForAsLongAsACheckMayCome(t *testing.T) {
 }
 
 func TestSender_deletesNoMarkersWhereSomebodyElseDoes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		s := open(t, faults{}, delayedcheck.WithoutMarkerRetention())
 		require.NoError(t, s.place(t.Context(), "order-1"))
 		time.Sleep(30 * 24 * time.Hour)
@@ -51,7 +51,7 @@ func TestSender_deletesNoMarkersWhereSomebodyElseDoes(t *testing.T) {
 }
 
 func TestSender_oneProcessOfTheFleetDeletesMarkers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		var purges atomic.Int32
 		s := open(t, faults{store: func(op memstore.Op) memstore.Fault {
 			if op == memstore.OpPurge {

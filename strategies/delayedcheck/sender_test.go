@@ -14,6 +14,7 @@ import (
 
 	"github.com/waybillmq/waybill/adapters/membroker"
 	"github.com/waybillmq/waybill/adapters/memstore"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/strategies/delayedcheck"
 	"github.com/waybillmq/waybill/strategies/tagging"
@@ -148,7 +149,7 @@ func untilDue() {
 }
 
 func TestInTx_sendsAndLeavesACheck(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		s := open(t, faults{}, delayedcheck.WithProducerName("shop"), delayedcheck.WithTopicGroups(orders, "billing", "shipping"))
 		require.NoError(t, s.place(t.Context(), "order-1"))
 		synctest.Wait()
@@ -175,7 +176,7 @@ func TestInTx_sendsAndLeavesACheck(t *testing.T) {
 }
 
 func TestInTx_checksAreDurableBeforeCommit(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		var scheduledAt, committedAt time.Time
 		s := open(t, faults{
 			schedule: func(membroker.Scheduled) membroker.ScheduleVerdict {
@@ -195,7 +196,7 @@ func TestInTx_checksAreDurableBeforeCommit(t *testing.T) {
 }
 
 func TestInTx_rolledBackSendsAndSchedulesNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		s := open(t, faults{})
 		declined := errors.New("card declined")
 		err := delayedcheck.InTx(t.Context(), s.sender, nil, func(_ *memstore.Tx, out *delayedcheck.Scope) error {
@@ -215,7 +216,7 @@ func TestInTx_rolledBackSendsAndSchedulesNothing(t *testing.T) {
 }
 
 func TestInTx_nestedScopeTakesItsMessagesBack(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		s := open(t, faults{})
 		err := delayedcheck.InTx(t.Context(), s.sender, nil, func(tx *memstore.Tx, out *delayedcheck.Scope) error {
 			_ = out.Nested(func(out *delayedcheck.Scope) error {
@@ -245,7 +246,7 @@ func TestInTx_cutCommitIsDecidedByTheCheck(t *testing.T) {
 		"not committed": {memstore.Fault{Before: errors.New("refused")}, reliable.ErrNotStored, delayedcheck.Aborted, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			virtualtime.Test(t, func(t *testing.T) {
 				s := open(t, faults{store: func(op memstore.Op) memstore.Fault {
 					if op == memstore.OpCommit {
 						return fault.fault
@@ -264,7 +265,7 @@ func TestInTx_cutCommitIsDecidedByTheCheck(t *testing.T) {
 }
 
 func TestInTx_openTransactionIsAskedAboutAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		s := open(t, faults{store: func(op memstore.Op) memstore.Fault {
 			if op == memstore.OpCommit {
 				return memstore.Fault{Delay: 10 * time.Minute} // a process that is paused between check and COMMIT
@@ -287,7 +288,7 @@ func TestInTx_unconfirmedMessageIsNoErrorAndHasItsCheck(t *testing.T) {
 		membroker.Nack, membroker.Return, membroker.LoseMessage, membroker.LoseConfirm, membroker.CutBefore, membroker.Lie,
 	} {
 		t.Run(act.String(), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			virtualtime.Test(t, func(t *testing.T) {
 				s := open(t, faults{broker: func(a membroker.Attempt) membroker.Verdict {
 					if a.OfID == 1 {
 						return membroker.Verdict{Act: act}
@@ -306,7 +307,7 @@ func TestInTx_unconfirmedMessageIsNoErrorAndHasItsCheck(t *testing.T) {
 func TestInTx_uncheckedTransactionDoesNotCommit(t *testing.T) {
 	for _, act := range []membroker.Act{membroker.Nack, membroker.Refuse, membroker.LoseMessage, membroker.LoseConfirm, membroker.Reject} {
 		t.Run(act.String(), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			virtualtime.Test(t, func(t *testing.T) {
 				s := open(t, faults{schedule: func(membroker.Scheduled) membroker.ScheduleVerdict {
 					return membroker.ScheduleVerdict{Act: act}
 				}})
@@ -325,7 +326,7 @@ func TestInTx_uncheckedTransactionDoesNotCommit(t *testing.T) {
 }
 
 func TestInTx_fallsBackToTheOutboxWhileChecksAreNotConfirmed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		sick := true
 		s := open(t, faults{schedule: func(membroker.Scheduled) membroker.ScheduleVerdict {
 			if sick {

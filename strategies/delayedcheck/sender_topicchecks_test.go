@@ -11,6 +11,7 @@ import (
 
 	"github.com/waybillmq/waybill/adapters/membroker"
 	"github.com/waybillmq/waybill/adapters/memstore"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/strategies/delayedcheck"
 )
@@ -19,7 +20,7 @@ import (
 func isCheck(a membroker.Attempt) bool { return a.Topic == delayedcheck.DefaultCheckTopic }
 
 func TestTopicChecks_areThereBeforeCommitAndSayHowLongTheyWait(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		var checkedAt, committedAt time.Time
 		s := open(t, faults{
 			topicChecks: true,
@@ -53,7 +54,7 @@ func TestTopicChecks_areThereBeforeCommitAndSayHowLongTheyWait(t *testing.T) {
 }
 
 func TestTopicChecks_ofABrokerThatIsAwayAreTakenBack(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		away := true
 		s := open(t, faults{topicChecks: true, fallback: true, broker: func(membroker.Attempt) membroker.Verdict {
 			if away {
@@ -89,7 +90,7 @@ func TestTopicChecks_withoutAnAnswerMayHaveLeft(t *testing.T) {
 		"rejected for what it is":           {membroker.Verdict{Act: membroker.Reject}, 0, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			virtualtime.Test(t, func(t *testing.T) {
 				s := open(t, faults{topicChecks: true, broker: func(a membroker.Attempt) membroker.Verdict {
 					if isCheck(a) {
 						return c.verdict
@@ -114,7 +115,7 @@ func TestTopicChecks_withoutAnAnswerMayHaveLeft(t *testing.T) {
 }
 
 func TestTopicChecks_takePlacesAndGiveThemBack(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		s := open(t, faults{topicChecks: true}, delayedcheck.WithWindow(1))
 		done := make(chan error, 50)
 		for range cap(done) {

@@ -2,7 +2,6 @@ package delayedcheck_test
 
 import (
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -10,12 +9,13 @@ import (
 
 	"github.com/waybillmq/waybill/adapters/membroker"
 	"github.com/waybillmq/waybill/adapters/memstore"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/strategies/delayedcheck"
 )
 
 func TestDirect_sendsWhatTheCheckCarriesIfTheWitnessSaysSo(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		business, ledger, broker := memstore.New(), memstore.New(), membroker.New()
 		witness, err := business.MarkerWitness(24 * time.Hour)
 		require.NoError(t, err)
@@ -60,7 +60,7 @@ func TestDirect_needsAWitness(t *testing.T) {
 }
 
 func TestService_sendsTheUnknowableIfTold(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		broker := membroker.New()
 		s := service(t, memstore.New(), answering(delayedcheck.Unknowable), nil,
 			delayedcheck.WithUnknowableSent(broker.Watermill()))

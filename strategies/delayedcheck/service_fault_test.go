@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/waybillmq/waybill/adapters/memstore"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/strategies/delayedcheck"
 )
@@ -67,7 +68,7 @@ func TestService_anotherProcessGoesOnWithWhatADeadOneLeft(t *testing.T) {
 		during bool
 	}{{"dead after it stored the request", false}, {"dead during the resend", true}} {
 		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			virtualtime.Test(t, func(t *testing.T) {
 				store := memstore.New()
 				asked := make(chan struct{}, 1)
 				shop := &producer{answer: func(ctx context.Context, _ *delayedcheck.Check, nth int) (delayedcheck.Answer, error) {
@@ -100,7 +101,7 @@ func TestService_anotherProcessGoesOnWithWhatADeadOneLeft(t *testing.T) {
 }
 
 func TestService_whatWasDoneAndNotRecordedMakesNoSecondCheck(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		var lost atomic.Int32
 		store := memstore.New(memstore.WithFault(func(op memstore.Op, _ []reliable.ID) memstore.Fault {
 			if op == memstore.OpEnqueue && lost.Add(1) <= 3 {
@@ -124,7 +125,7 @@ func TestService_whatWasDoneAndNotRecordedMakesNoSecondCheck(t *testing.T) {
 }
 
 func TestService_seesAConfirmThatAnotherInstanceStores(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store := memstore.New()
 		other := service(t, store, answering(delayedcheck.Resent), nil)
 		shop := &producer{answer: func(context.Context, *delayedcheck.Check, int) (delayedcheck.Answer, error) {
@@ -144,7 +145,7 @@ func TestService_seesAConfirmThatAnotherInstanceStores(t *testing.T) {
 }
 
 func TestService_theLedgerKeepsWhatTheSchedulerDoesNotTake(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store, shop := memstore.New(), answering(delayedcheck.Resent)
 		s := service(t, store, shop, &hop{broken: errors.New("the broker is away")})
 		runService(t, s)
@@ -155,7 +156,7 @@ func TestService_theLedgerKeepsWhatTheSchedulerDoesNotTake(t *testing.T) {
 }
 
 func TestService_aProducerThatHangsKeepsNoOther(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store := memstore.New()
 		market := answering(delayedcheck.Aborted)
 		hangs := &producer{answer: func(ctx context.Context, _ *delayedcheck.Check, _ int) (delayedcheck.Answer, error) {
@@ -190,7 +191,7 @@ func TestService_aProducerThatHangsKeepsNoOther(t *testing.T) {
 }
 
 func TestService_neverFailsAnEnvelopeThatIsNoRequest(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store := memstore.New()
 		s := service(t, store, answering(delayedcheck.Resent), nil,
 			delayedcheck.WithPollEvery(5*time.Minute), delayedcheck.WithOpenBackoff(time.Minute, time.Hour))
@@ -203,7 +204,7 @@ func TestService_neverFailsAnEnvelopeThatIsNoRequest(t *testing.T) {
 }
 
 func TestService_compensatesWhatNoConfirmHasComeFor(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store := memstore.New()
 		var mu sync.Mutex
 		var compensated []reliable.ID
@@ -223,7 +224,7 @@ func TestService_compensatesWhatNoConfirmHasComeFor(t *testing.T) {
 }
 
 func TestService_doesNotCompensateWhatIsConfirmed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store := memstore.New()
 		s := (*delayedcheck.Service)(nil)
 		shop := &producer{answer: func(context.Context, *delayedcheck.Check, int) (delayedcheck.Answer, error) {
@@ -244,7 +245,7 @@ func TestService_doesNotCompensateWhatIsConfirmed(t *testing.T) {
 }
 
 func TestService_deletesConfirmsOnlyWhenNoCheckCanAskForThem(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store := memstore.New()
 		s := service(t, store, answering(delayedcheck.Resent), nil, delayedcheck.WithConfirmRetention(25*time.Hour),
 			delayedcheck.WithPollEvery(5*time.Minute))
@@ -275,7 +276,7 @@ func TestNewService_reportsAllThatIsWrong(t *testing.T) {
 }
 
 func TestService_sharesStatementsAmongCallers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		var stored, lookedUp atomic.Int32
 		store := memstore.New(memstore.WithFault(func(op memstore.Op, _ []reliable.ID) memstore.Fault {
 			switch op {
@@ -307,7 +308,7 @@ func TestService_sharesStatementsAmongCallers(t *testing.T) {
 }
 
 func TestService_runsOnceAtATime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		s := service(t, memstore.New(), answering(delayedcheck.Resent), nil)
 		stop := runService(t, s)
 		synctest.Wait()

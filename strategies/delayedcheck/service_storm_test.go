@@ -7,13 +7,13 @@ import (
 	"slices"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/waybillmq/waybill/adapters/memstore"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/strategies/delayedcheck"
 )
@@ -58,7 +58,7 @@ func TestService_aStormIsKeptToTheRateOfTheFleet(t *testing.T) {
 		{2, func(s *memstore.Store) reliable.Store { return unpaced{s} }, 2 * rate, 2}, // each has a rate of its own
 	} {
 		t.Run(fmt.Sprintf("%d instances, %v a second", c.instances, c.rate), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			virtualtime.Test(t, func(t *testing.T) {
 				store, shop := memstore.New(), answering(delayedcheck.Resent)
 				var all []*delayedcheck.Service
 				for range c.instances {
@@ -96,7 +96,7 @@ func TestService_aStormIsKeptToTheRateOfTheFleet(t *testing.T) {
 }
 
 func TestService_theScheduleOfResendsIsFull(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		const messages, instances, rate = 400, 12, 2.0 // twelve instances have ten requests each under way: two minutes of turns
 		store, shop := memstore.New(), answering(delayedcheck.Aborted)
 		asked := service(t, store, shop, nil)
@@ -120,7 +120,7 @@ func TestService_theScheduleOfResendsIsFull(t *testing.T) {
 }
 
 func TestService_resendsNothingWhileNobodyKnowsTheRate(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		var away atomic.Bool
 		store := memstore.New(memstore.WithFault(func(op memstore.Op, _ []reliable.ID) memstore.Fault {
 			if op == memstore.OpPace && away.Load() {
@@ -143,7 +143,7 @@ func TestService_resendsNothingWhileNobodyKnowsTheRate(t *testing.T) {
 }
 
 func TestService_newProcessesBringNoNewBurst(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store, shop := memstore.New(), answering(delayedcheck.Aborted)
 		asked := service(t, store, shop, nil)
 		for i := range 300 {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -13,12 +12,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/waybillmq/waybill/adapters/memstore"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/strategies/delayedcheck"
 )
 
 func TestService_asksForNothingThatIsConfirmed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		ledger, shop := memstore.New(), answering(delayedcheck.Resent)
 		s := service(t, ledger, shop, nil)
 		runService(t, s)
@@ -34,7 +34,7 @@ func TestService_asksForNothingThatIsConfirmed(t *testing.T) {
 func TestService_sendsAgainUntilAConfirmComes(t *testing.T) {
 	for name, scheduled := range map[string]bool{"checks by a scheduler": true, "checks kept by the ledger": false} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			virtualtime.Test(t, func(t *testing.T) {
 				ledger, shop := memstore.New(), answering(delayedcheck.Resent)
 				var delays hop
 				var scheduler reliable.Scheduler
@@ -67,7 +67,7 @@ func TestService_sendsAgainUntilAConfirmComes(t *testing.T) {
 }
 
 func TestService_waitsForEveryGroupAndForNoOther(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		ledger, shop := memstore.New(), answering(delayedcheck.Resent)
 		s := service(t, ledger, shop, nil)
 		runService(t, s)
@@ -91,7 +91,7 @@ func TestService_doesWhatTheWitnessSays(t *testing.T) {
 		{delayedcheck.Unknowable, reliable.Failed},
 	} {
 		t.Run(c.answer.String(), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			virtualtime.Test(t, func(t *testing.T) {
 				ledger, shop := memstore.New(), answering(c.answer)
 				s := service(t, ledger, shop, nil)
 				runService(t, s)
@@ -105,7 +105,7 @@ func TestService_doesWhatTheWitnessSays(t *testing.T) {
 }
 
 func TestService_asksAgainWhileTheTransactionIsOpen(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		committed := time.Now().Add(3 * time.Hour)
 		ledger := memstore.New()
 		shop := &producer{answer: func(context.Context, *delayedcheck.Check, int) (delayedcheck.Answer, error) {
@@ -145,7 +145,7 @@ func TestService_failsVisiblyAndIsHealedByALateConfirm(t *testing.T) {
 			func(s delayedcheck.ServiceStats) uint64 { return s.Unknowable }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			virtualtime.Test(t, func(t *testing.T) {
 				ledger := memstore.New()
 				var heard sync.Map
 				s := service(t, ledger, c.shop, nil, append(c.opts, delayedcheck.WithServiceHooks(delayedcheck.ServiceHooks{
@@ -170,7 +170,7 @@ func TestService_failsVisiblyAndIsHealedByALateConfirm(t *testing.T) {
 }
 
 func TestService_sendsAgainNoMoreThanTheRounds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		ledger, shop := memstore.New(), answering(delayedcheck.Resent)
 		s := service(t, ledger, shop, nil, delayedcheck.WithMaxRounds(3))
 		runService(t, s)
@@ -195,7 +195,7 @@ func TestService_sendsAgainNoMoreThanTheRounds(t *testing.T) {
 }
 
 func TestService_knowsItsProducersByName(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		ledger, shop, others := memstore.New(), answering(delayedcheck.Aborted), answering(delayedcheck.Aborted)
 		s := service(t, ledger, nil, nil, delayedcheck.WithResender("shop", shop),
 			delayedcheck.WithResender(delayedcheck.DefaultProducer, others))

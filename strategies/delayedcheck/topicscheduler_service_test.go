@@ -2,7 +2,6 @@ package delayedcheck_test
 
 import (
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -10,13 +9,14 @@ import (
 
 	"github.com/waybillmq/waybill/adapters/membroker"
 	"github.com/waybillmq/waybill/adapters/memstore"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/strategies/delayedcheck"
 )
 
 // The check topic of a broker without delays: checks are published at once, and the ledger keeps them.
 func TestService_keepsAChecksRequestUntilItIsDue(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		broker := membroker.New()
 		defer func() { assert.NoError(t, broker.Close()) }()
 		ledger, shop := memstore.New(), answering(delayedcheck.Aborted)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/waybillmq/waybill/adapters/membroker"
 	"github.com/waybillmq/waybill/adapters/memstore"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/reliable/schedulertest"
 	"github.com/waybillmq/waybill/strategies/delayedcheck"
@@ -103,7 +103,7 @@ func TestTopicScheduler_conforms(t *testing.T) {
 }
 
 func TestPostpone_theDelayCountsFromArrivalAndALateReceiverIsLateNeverEarly(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		broker := membroker.New()
 		defer func() { assert.NoError(t, broker.Close()) }()
 		outbox := relaying(t, memstore.New(), broker, broker)
@@ -146,7 +146,7 @@ func TestPostpone_passesWhatIsNotDelayedAndRefusesWhatIsNoDelay(t *testing.T) {
 }
 
 func TestPostpone_aMessageThatCouldNotBeKeptComesAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		broker := membroker.New()
 		defer func() { assert.NoError(t, broker.Close()) }()
 		failing := 3
@@ -171,7 +171,7 @@ func TestPostpone_aMessageThatCouldNotBeKeptComesAgain(t *testing.T) {
 func TestTopicScheduler_saysWhatIsWrong(t *testing.T) {
 	_, err := delayedcheck.NewTopicScheduler(nil)
 	require.ErrorIs(t, err, reliable.ErrInvalid)
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		broker := membroker.New(membroker.WithScript(func(membroker.Attempt) membroker.Verdict {
 			return membroker.Verdict{Act: membroker.Nack}
 		}))

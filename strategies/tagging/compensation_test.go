@@ -16,6 +16,7 @@ import (
 
 	"github.com/waybillmq/waybill/adapters/membroker"
 	"github.com/waybillmq/waybill/adapters/memstore"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/strategies/tagging"
 )
@@ -102,7 +103,7 @@ func recordOf(t *testing.T, store *memstore.Store, id reliable.ID) reliable.Reco
 }
 
 func TestCompensation_runsUntilItSucceeds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store := memstore.New()
 		broker := membroker.New(membroker.WithConfirmTimeout(time.Second),
 			membroker.WithScript(func(membroker.Attempt) membroker.Verdict { return membroker.Verdict{Act: membroker.Reject} }))
@@ -142,7 +143,7 @@ func TestCompensation_runsUntilItSucceeds(t *testing.T) {
 }
 
 func TestCompensation_eachHandlerHasTheWholeLease(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store, broker := memstore.New(), membroker.New(membroker.WithConfirmTimeout(time.Second),
 			membroker.WithScript(func(membroker.Attempt) membroker.Verdict { return membroker.Verdict{Act: membroker.Reject} }))
 		var mu sync.Mutex
@@ -174,7 +175,7 @@ func TestCompensation_eachHandlerHasTheWholeLease(t *testing.T) {
 }
 
 func TestCompensation_spacesTheRunsOfEachMessage(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store, log := memstore.New(), newRunLog()
 		single(t, store, rejecting(), tagging.WithHandlerBackoff(8*time.Second, 32*time.Second),
 			tagging.WithFailedHandler("orders", log.noting(func(context.Context, *reliable.Record) error { return errBank })))
@@ -194,7 +195,7 @@ func TestCompensation_spacesTheRunsOfEachMessage(t *testing.T) {
 }
 
 func TestCompensation_backsOffFromAnewAfterAPersonDecided(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store, log := memstore.New(), newRunLog()
 		p := single(t, store, rejecting(), tagging.WithHandlerBackoff(10*time.Second, time.Hour),
 			tagging.WithFailedHandler("orders", log.noting(func(context.Context, *reliable.Record) error { return errBank })))
@@ -219,7 +220,7 @@ func TestCompensation_whatAlwaysFailsOrHangsHoldsUpNobodyElse(t *testing.T) {
 		"hangs": hang,
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			virtualtime.Test(t, func(t *testing.T) {
 				store, log := memstore.New(), newRunLog()
 				var done atomic.Int64
 				handler := log.noting(func(ctx context.Context, record *reliable.Record) error {
@@ -245,7 +246,7 @@ func TestCompensation_whatAlwaysFailsOrHangsHoldsUpNobodyElse(t *testing.T) {
 }
 
 func TestCompensation_runsAsManyAtATimeAsItIsTold(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store, log := memstore.New(), newRunLog()
 		slow := log.noting(func(context.Context, *reliable.Record) error {
 			time.Sleep(time.Second)
@@ -263,7 +264,7 @@ func TestCompensation_runsAsManyAtATimeAsItIsTold(t *testing.T) {
 }
 
 func TestCompensation_theContextEndsShortlyBeforeTheLease(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store := memstore.New()
 		var began, ended time.Time
 		single(t, store, rejecting(), tagging.WithLease(10*time.Second), tagging.WithHandlerBackoff(time.Hour, time.Hour),
@@ -280,7 +281,7 @@ func TestCompensation_theContextEndsShortlyBeforeTheLease(t *testing.T) {
 }
 
 func TestCompensation_aRunBeyondItsLeaseDecidesNothing(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store := memstore.New()
 		var compensated, failed notes
 		opts := func(name string, handler tagging.FailedHandler) []tagging.Option {
@@ -317,7 +318,7 @@ func TestCompensation_aRunBeyondItsLeaseDecidesNothing(t *testing.T) {
 }
 
 func TestCompensation_whatIsDoneIsRecordedWhenTheStoreIsBack(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		log := newRunLog()
 		var away atomic.Bool
 		store := memstore.New(memstore.WithFault(func(op memstore.Op, _ []reliable.ID) memstore.Fault {
@@ -342,7 +343,7 @@ func TestCompensation_whatIsDoneIsRecordedWhenTheStoreIsBack(t *testing.T) {
 }
 
 func TestCompensation_aHandlerThatRunsMayFinishBeforeAShutdown(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store, broker, log := memstore.New(), rejecting(), newRunLog()
 		stored(t, store, many("orders", "message", 10)...)
 		p, err := newProcess(store, broker, tagging.WithHandlersAtOnce(2), tagging.WithDrainTimeout(20*time.Second),
@@ -367,7 +368,7 @@ func TestCompensation_aHandlerThatRunsMayFinishBeforeAShutdown(t *testing.T) {
 }
 
 func TestCompensation_aCrashedProcessIsTakenOver(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store, broker, log := memstore.New(), rejecting(), newRunLog()
 		stored(t, store, envelope("a"))
 		opts := []tagging.Option{tagging.WithLease(10 * time.Second), tagging.WithFailedHandler("orders",
@@ -391,7 +392,7 @@ func TestCompensation_aCrashedProcessIsTakenOver(t *testing.T) {
 }
 
 func TestSweepOnce_compensatesAllThatIsDueAndReturnsWhenItIsDone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store, broker, log := memstore.New(), rejecting(), newRunLog()
 		stored(t, store, many("orders", "message", 20)...)
 		p, err := newProcess(store, broker, tagging.WithFailedHandler("orders", log.noting(func(_ context.Context, record *reliable.Record) error {
@@ -414,7 +415,7 @@ func TestSweepOnce_compensatesAllThatIsDueAndReturnsWhenItIsDone(t *testing.T) {
 }
 
 func TestSweepOnce_aHandlerThatEndsDuringAClaimIsFollowedByTheNext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store := memstore.New(memstore.WithFault(func(op memstore.Op, _ []reliable.ID) memstore.Fault {
 			if op == memstore.OpClaimFailed {
 				return memstore.Fault{Delay: 2 * time.Second}
@@ -453,7 +454,7 @@ func (g *gate) Settle(ctx context.Context, ss ...reliable.Settlement) ([]reliabl
 }
 
 func TestHooks_tellOfFailuresOfHandlersAndOfLateAcks(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		var told notes
 		tell := told.add
 		store := memstore.New()

@@ -6,13 +6,13 @@ import (
 	"log/slog"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/waybillmq/waybill/adapters/memstore"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/strategies/tagging"
 )
@@ -37,7 +37,7 @@ func refundsOf(store *memstore.Store, id string) any {
 }
 
 func TestTxHandler_itsEffectCommitsWithTheStatus(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store, log := memstore.New(), newRunLog()
 		var seen []any
 		single(t, store, rejecting(), refunding(log, func(context.Context, int) error {
@@ -58,7 +58,7 @@ func TestTxHandler_whatFailsOrPanicsLeavesNoEffect(t *testing.T) {
 		"a panic":  func() error { panic("the bank burns") },
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			virtualtime.Test(t, func(t *testing.T) {
 				store, log := memstore.New(), newRunLog()
 				single(t, store, rejecting(), refunding(log, func(_ context.Context, run int) error {
 					if run < 3 {
@@ -87,7 +87,7 @@ func (f *forgetful) ClaimFailed(ctx context.Context, req reliable.ClaimRequest, 
 }
 
 func TestTxHandler_aRunThatWasTakenOverIsRolledBack(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store, broker, log := memstore.New(), rejecting(), newRunLog()
 		var told notes
 		opts := func(name string, takes time.Duration) []tagging.Option {
@@ -130,7 +130,7 @@ func TestTxHandler_aCommitWhoseAnswerIsLostIsNotDoneTwice(t *testing.T) {
 		"nobody will know": {HangAfter: true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			virtualtime.Test(t, func(t *testing.T) {
 				var commits, compensated atomic.Int64
 				store := memstore.New(memstore.WithFault(func(op memstore.Op, _ []reliable.ID) memstore.Fault {
 					if op == memstore.OpCommit && commits.Add(1) == 1 {
@@ -153,7 +153,7 @@ func TestTxHandler_aCommitWhoseAnswerIsLostIsNotDoneTwice(t *testing.T) {
 }
 
 func TestTxHandler_canSendInItsTransaction(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store := memstore.New()
 		sender, err := tagging.NewSender(store)
 		require.NoError(t, err)
@@ -175,7 +175,7 @@ func TestTxHandler_canSendInItsTransaction(t *testing.T) {
 }
 
 func TestTxHandler_saysWhatIsWrongWithItsTransaction(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store := memstore.New()
 		single(t, store, rejecting(),
 			tagging.WithFailedTxHandler("orders", nil, func(context.Context, *string, *reliable.Record) error { return nil }),
@@ -199,7 +199,7 @@ func TestTxHandler_needsAStoreThatRecordsInATransaction(t *testing.T) {
 	assert.Equal(t, []string{"WithFailedTxHandler"}, invalidFields(err))
 	require.NoError(t, broker.Close())
 
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store, broker := memstore.New(), rejecting()
 		outbox, err := tagging.New(&plainTx{&line{store: store}}, broker, broker, noTx)
 		require.NoError(t, err)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/waybillmq/waybill/adapters/membroker"
 	"github.com/waybillmq/waybill/adapters/memstore"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/strategies/tagging"
 )
@@ -126,7 +127,7 @@ func (s *shop) asked(fate reliable.Fate) int {
 var errAway = errors.New("away")
 
 func TestElsewhere_withholdsBeforeTheCommitAndSendsFromMemoryAfterIt(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		s := newShop(t)
 		require.NoError(t, tagging.InTx(t.Context(), s.outbox.Elsewhere("shop"), nil, func(tx *memstore.Tx, out *tagging.Scope) error {
 			require.NoError(t, tx.Put("order-1", "placed"))
@@ -148,7 +149,7 @@ func TestElsewhere_withholdsBeforeTheCommitAndSendsFromMemoryAfterIt(t *testing.
 }
 
 func TestElsewhere_whatRollsBackIsNotSent(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		s := newShop(t)
 		require.ErrorIs(t, tagging.InTx(t.Context(), s.outbox.Elsewhere("shop"), nil, func(_ *memstore.Tx, out *tagging.Scope) error {
 			require.NoError(t, out.Send(envelope("a")))
@@ -167,7 +168,7 @@ func TestElsewhere_whatRollsBackIsNotSent(t *testing.T) {
 }
 
 func TestElsewhere_whatCannotBeWithheldDoesNotCommit(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		s := newShop(t)
 		for name, fault := range map[string]memstore.Fault{"refused": {Before: errAway}, "answer lost": {After: errAway}} {
 			s.fails(s.outboxFault, fault, memstore.OpWithhold)
@@ -187,7 +188,7 @@ func TestElsewhere_whatCannotBeWithheldDoesNotCommit(t *testing.T) {
 }
 
 func TestElsewhere_theWitnessDecidesWhatACrashLeftBehind(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		s := newShop(t)
 		s.fails(s.outboxFault, memstore.Fault{Before: errAway}, memstore.OpResolve) // dead before the release
 		require.NoError(t, s.place(t.Context(), "committed"), "its message is stored, and will be sent")
@@ -230,7 +231,7 @@ func (tx pausingTx) Commit(ctx context.Context) error {
 }
 
 func TestElsewhere_whatIsStillOpenIsNeitherSentNorDropped(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		s := newShop(t)
 		slow, err := tagging.NewSender(s.store, tagging.WithElsewhere("shop",
 			pausing{s.business, func() { time.Sleep(5*askAfter + askAfter/2) }}, s.witness))
@@ -253,7 +254,7 @@ func TestElsewhere_whatIsStillOpenIsNeitherSentNorDropped(t *testing.T) {
 }
 
 func TestElsewhere_theWitnessThatCannotBeAskedIsAskedAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		s := newShop(t)
 		s.fails(s.outboxFault, memstore.Fault{Before: errAway}, memstore.OpResolve)
 		require.NoError(t, s.place(t.Context(), "a"))
@@ -277,7 +278,7 @@ func (clueless) Ask(context.Context, reliable.ID, reliable.Token) (reliable.Fate
 func TestElsewhere_whatNobodyCanTellIsForPeopleUnlessItIsToBeSent(t *testing.T) {
 	for name, opts := range map[string][]tagging.ElsewhereOption{"failed": nil, "sent": {tagging.SendWhatNobodyCanTell()}} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			virtualtime.Test(t, func(t *testing.T) {
 				s := newShop(t)
 				other, err := tagging.New(s.store, s.broker, s.broker, tagging.WithLogger(slog.New(slog.DiscardHandler)),
 					tagging.WithElsewhere("museum", s.business, clueless{s.witness}, opts...))
@@ -312,7 +313,7 @@ func TestElsewhere_whatNobodyCanTellIsForPeopleUnlessItIsToBeSent(t *testing.T) 
 }
 
 func TestElsewhere_manyCallersShareStatements(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		s := newShop(t)
 		s.fails(s.outboxFault, memstore.Fault{Delay: 10 * time.Millisecond}, memstore.OpWithhold, memstore.OpResolve)
 		began := time.Now()
@@ -331,7 +332,7 @@ func TestElsewhere_manyCallersShareStatements(t *testing.T) {
 }
 
 func TestElsewhere_aBadMessageOfOneCallerIsNotTheOthers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		s := newShop(t)
 		other := envelope("a")
 		other.Payload = []byte("another")

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/waybillmq/waybill/adapters/memstore"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/strategies/tagging"
 )
@@ -120,7 +121,7 @@ func (d *oneDatabase) Receive(ctx context.Context, limit int) ([]reliable.Confir
 }
 
 func TestHandOver_inTheStoresTransactionIsNotSettledAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		d := newOneDatabase()
 		var mu sync.Mutex // the hook is called by several goroutines of the engine
 		var settled []reliable.ID
@@ -166,7 +167,7 @@ func TestHandOver_inTheStoresTransactionIsNotSettledAgain(t *testing.T) {
 }
 
 func TestHandOver_countsInTheReportOfAPass(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		d := newOneDatabase()
 		stored(t, d.Store, many("orders", "m", 500)...)
 		o, err := tagging.New(d, d, d)

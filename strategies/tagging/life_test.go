@@ -14,12 +14,13 @@ import (
 
 	"github.com/waybillmq/waybill/adapters/membroker"
 	"github.com/waybillmq/waybill/adapters/memstore"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/strategies/tagging"
 )
 
 func TestDrain_settlesOrGivesBackEverythingUnderLoad(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store, broker := memstore.New(), membroker.New(membroker.WithLatency(200*time.Millisecond))
 		defer func() { assert.NoError(t, broker.Close()) }()
 		p, err := newProcess(store, broker, tagging.WithWindow(10), tagging.WithMemory(100, 1<<20))
@@ -52,7 +53,7 @@ func TestDrain_settlesOrGivesBackEverythingUnderLoad(t *testing.T) {
 }
 
 func TestDrain_saysWhenABrokerNeverAnswered(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store, broker := memstore.New(), membroker.New(membroker.WithConfirmTimeout(time.Hour/2))
 		p, err := newProcess(store, broker, tagging.WithLease(time.Hour), tagging.WithDrainTimeout(5*time.Second))
 		require.NoError(t, err)
@@ -80,7 +81,7 @@ func TestDrain_saysWhenABrokerNeverAnswered(t *testing.T) {
 }
 
 func TestDrain_aSenderThatNeverCommitsDoesNotHoldItForEver(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		var hang atomic.Bool
 		store := memstore.New(memstore.WithFault(func(op memstore.Op, _ []reliable.ID) memstore.Fault {
 			return memstore.Fault{HangBefore: op == memstore.OpCommit && hang.Load()}
@@ -110,7 +111,7 @@ func TestDrain_aSenderThatNeverCommitsDoesNotHoldItForEver(t *testing.T) {
 }
 
 func TestRun_oneAtATimeAndAgainAfterwards(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store, broker := memstore.New(), membroker.New()
 		defer func() { assert.NoError(t, broker.Close()) }()
 		p, err := newProcess(store, broker)
@@ -133,7 +134,7 @@ func TestRun_oneAtATimeAndAgainAfterwards(t *testing.T) {
 }
 
 func TestRun_tablesThatCannotBeUsedEndItAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		var answer atomic.Pointer[error]
 		store := memstore.New(memstore.WithFault(func(op memstore.Op, _ []reliable.ID) memstore.Fault {
 			if err := answer.Load(); err != nil && op == memstore.OpCheck {
@@ -160,7 +161,7 @@ func TestRun_tablesThatCannotBeUsedEndItAtOnce(t *testing.T) {
 }
 
 func TestSweepOnce_endsDuringAnOutageAndSendsInTheNextPass(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store, broker := memstore.New(), membroker.New()
 		defer func() { assert.NoError(t, broker.Close()) }()
 		p, err := newProcess(store, broker)
@@ -181,7 +182,7 @@ func TestSweepOnce_endsDuringAnOutageAndSendsInTheNextPass(t *testing.T) {
 }
 
 func TestSweepOnce_endsWhenTheStoreGoesAwayInTheMiddle(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store := memstore.New(memstore.WithFault(func(op memstore.Op, _ []reliable.ID) memstore.Fault {
 			if op == memstore.OpSettle {
 				return memstore.Fault{Before: errStore}
@@ -201,7 +202,7 @@ func TestSweepOnce_endsWhenTheStoreGoesAwayInTheMiddle(t *testing.T) {
 }
 
 func TestSweepOnce_isNotProlongedByWhatIsPublishedMeanwhile(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store, broker := memstore.New(), membroker.New(membroker.WithLatency(100*time.Millisecond))
 		defer func() { assert.NoError(t, broker.Close()) }()
 		p, err := newProcess(store, broker)
@@ -226,7 +227,7 @@ func TestSweepOnce_isNotProlongedByWhatIsPublishedMeanwhile(t *testing.T) {
 }
 
 func TestIdle_aRelayAsksAtMostTwiceASecond(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store, broker := memstore.New(), membroker.New()
 		p := single(t, store, broker, tagging.WithFailedHandler("orders", noCompensation), tagging.WithHooks(tagging.Hooks{Backlog: func([]reliable.TopicStats) {}}))
 		after(time.Minute)
@@ -237,7 +238,7 @@ func TestIdle_aRelayAsksAtMostTwiceASecond(t *testing.T) {
 }
 
 func TestRetention_isTheWorkOfOneProcessAtATime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store, broker := memstore.New(), membroker.New()
 		first := single(t, store, broker, tagging.WithRetention(time.Hour))
 		second, err := newProcess(store, broker, tagging.WithRetention(time.Hour))

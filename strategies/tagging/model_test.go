@@ -6,7 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"testing/synctest"
+
+	"github.com/waybillmq/waybill/internal/virtualtime"
 )
 
 // TestModel_randomHistoriesKeepEveryPromise runs the outbox against an adversarial broker and a faulty store, on virtual
@@ -54,7 +55,7 @@ func problemsOf(t *testing.T, h *history) (problems []string) {
 			t.Logf("WAYBILL_MODEL_SEED=%d\n%v", h.seed, h)
 		}
 	}()
-	synctest.Test(t, func(*testing.T) { problems = runHistory(h) })
+	virtualtime.Test(t, func(*testing.T) { problems = runHistory(h) })
 	finished = true
 	return problems
 }

@@ -14,12 +14,13 @@ import (
 
 	"github.com/waybillmq/waybill/adapters/membroker"
 	"github.com/waybillmq/waybill/adapters/memstore"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/strategies/tagging"
 )
 
 func TestPublish_isStoredBeforeRunAndSentByIt(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store, broker := memstore.New(), membroker.New()
 		p, err := newProcess(store, broker)
 		require.NoError(t, err)
@@ -37,7 +38,7 @@ func TestPublish_isStoredBeforeRunAndSentByIt(t *testing.T) {
 }
 
 func TestPublish_ofASenderIsFoundByTheRelayOfAnotherProcess(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store, broker := memstore.New(), membroker.New()
 		single(t, store, broker)
 		sender, err := tagging.NewSender(deaf{store})
@@ -105,7 +106,7 @@ func publishing(ctx context.Context, s *tagging.Sender, envs ...reliable.Envelop
 }
 
 func TestPublish_concurrentCallersShareStatementsWithinTheBounds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		log := &enqueueLog{Store: memstore.New(), gate: make(chan struct{})}
 		sender, err := tagging.NewSender(log, tagging.WithGroupCommit(3, 1000, 1))
 		require.NoError(t, err)
@@ -130,7 +131,7 @@ type pairwise struct{ *enqueueLog }
 func (pairwise) Portion(n int) int { return max(1, n/2*2) }
 
 func TestPublish_bringsAsManyTogetherAsTheStoreLikes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		log := &enqueueLog{Store: memstore.New(), gate: make(chan struct{})}
 		sender, err := tagging.NewSender(pairwise{log}, tagging.WithGroupCommit(5, 1<<20, 1))
 		require.NoError(t, err)
@@ -157,7 +158,7 @@ func TestPublish_bringsAsManyTogetherAsTheStoreLikes(t *testing.T) {
 }
 
 func TestPublish_oneBadCallDoesNotFailTheOthers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store := memstore.New()
 		log := &enqueueLog{Store: store, gate: make(chan struct{})}
 		sender, err := tagging.NewSender(log, tagging.WithGroupCommit(100, 1<<20, 1))
@@ -176,7 +177,7 @@ func TestPublish_oneBadCallDoesNotFailTheOthers(t *testing.T) {
 }
 
 func TestPublish_aCallThatIsNotUnderWayIsWithdrawnWithItsContext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store := memstore.New()
 		log := &enqueueLog{Store: store, gate: make(chan struct{})}
 		sender, err := tagging.NewSender(log, tagging.WithGroupCommit(100, 1<<20, 1))
@@ -199,7 +200,7 @@ func TestPublish_aCallThatIsNotUnderWayIsWithdrawnWithItsContext(t *testing.T) {
 }
 
 func TestPublish_aStoreThatFailsOrHangsIsNotStored(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		log := &enqueueLog{Store: memstore.New(), gate: make(chan struct{})}
 		sender, err := tagging.NewSender(log, tagging.WithStoreTimeout(time.Second))
 		require.NoError(t, err)
@@ -216,7 +217,7 @@ func TestPublish_aStoreThatFailsOrHangsIsNotStored(t *testing.T) {
 }
 
 func TestPublish_aWakeUpThatHangsHoldsNobodyUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store := memstore.New(memstore.WithFault(func(op memstore.Op, _ []reliable.ID) memstore.Fault {
 			return memstore.Fault{HangBefore: op == memstore.OpWake}
 		}))
@@ -234,7 +235,7 @@ func TestPublish_aWakeUpThatHangsHoldsNobodyUp(t *testing.T) {
 }
 
 func TestPublish_waitsWhileTheMemoryIsFull(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store, broker := memstore.New(), membroker.New(membroker.WithLatency(5*time.Second))
 		p := single(t, store, broker, tagging.WithWindow(8), tagging.WithMemory(8, 1<<20))
 		for i := range 6 { // the last quarter belongs to claims
@@ -256,7 +257,7 @@ func TestPublish_waitsWhileTheMemoryIsFull(t *testing.T) {
 }
 
 func TestReceipt_tellsEachWaiterOfAnIDItsOutcome(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store, broker := memstore.New(), membroker.New(membroker.WithLatency(time.Second), membroker.WithScript(func(a membroker.Attempt) membroker.Verdict {
 			if a.ID == "bad" {
 				return membroker.Verdict{Act: membroker.Reject}
@@ -295,7 +296,7 @@ func TestReceipt_tellsEachWaiterOfAnIDItsOutcome(t *testing.T) {
 }
 
 func TestReceipt_waitingEndsWithItsContextAndCanBeTakenUpAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store, broker := memstore.New(), membroker.New(membroker.WithLatency(10*time.Second))
 		p := single(t, store, broker)
 		receipt, err := p.Publish(t.Context(), envelope("a"))
@@ -312,7 +313,7 @@ func TestReceipt_waitingEndsWithItsContextAndCanBeTakenUpAgain(t *testing.T) {
 }
 
 func TestReceipt_learnsWhatAnotherProcessRecorded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store, broker := memstore.New(), membroker.New(membroker.WithConfirmTimeout(time.Second))
 		p := single(t, store, broker, tagging.WithLease(5*time.Second))
 		sender, err := newProcess(store, broker, tagging.WithLease(5*time.Second))

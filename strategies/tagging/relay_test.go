@@ -15,6 +15,7 @@ import (
 
 	"github.com/waybillmq/waybill/adapters/membroker"
 	"github.com/waybillmq/waybill/adapters/memstore"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/strategies/tagging"
 )
@@ -63,7 +64,7 @@ var sick = membroker.WithScript(func(a membroker.Attempt) membroker.Verdict {
 })
 
 func TestClassic_sendsOnceAndThriceAgainAfterFiveMinutesThenFails(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store, broker := memstore.New(), membroker.New(sick)
 		p := single(t, store, broker, tagging.Classic(5*time.Minute, 3))
 		began := time.Now()
@@ -86,7 +87,7 @@ func TestClassic_sendsOnceAndThriceAgainAfterFiveMinutesThenFails(t *testing.T) 
 }
 
 func TestClassic_isTheSameWhenCronSweepsFromTwoProcesses(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store, broker := memstore.New(), membroker.New(sick)
 		defer func() { assert.NoError(t, broker.Close()) }()
 		began := time.Now()
@@ -115,7 +116,7 @@ func TestClassic_isTheSameWhenCronSweepsFromTwoProcesses(t *testing.T) {
 }
 
 func TestHold_failsAThousandTogetherAtTheBudgetWhileOthersGoOn(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store, broker := memstore.New(), membroker.New()
 		broker.Full(true, "orders")
 		var together atomic.Int64
@@ -162,10 +163,10 @@ func TestHold_whatFailsTogetherLetsItsKeysGoOnIfAskedTo(t *testing.T) {
 		after(15 * time.Minute)
 		return store
 	}
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		assert.Equal(t, reliable.Pending, statusOf(t, afterwards(t), "follower"), "it waits for the head's compensation")
 	})
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store := afterwards(t, tagging.WithKeysGoingOnAfterFailure())
 		assert.Equal(t, reliable.Confirmed, statusOf(t, store, "follower"))
 	})
@@ -181,7 +182,7 @@ func failedAlone(store *memstore.Store) (n int) {
 }
 
 func TestHold_theProbesOfTwoRelaysDoNotReleaseIt(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		// Both see that the probe is due before either of them takes it.
 		store := memstore.New(memstore.WithFault(func(op memstore.Op, _ []reliable.ID) memstore.Fault {
 			if op == memstore.OpProbe {
@@ -214,7 +215,7 @@ func TestHold_theProbesOfTwoRelaysDoNotReleaseIt(t *testing.T) {
 }
 
 func TestPoison_isFoundAmongItsNeighboursWhichAllArrive(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store := memstore.New()
 		broker := membroker.New(membroker.WithLatency(time.Millisecond), membroker.WithScript(func(a membroker.Attempt) membroker.Verdict {
 			if a.ID == "message-000200" {
@@ -246,7 +247,7 @@ func TestPoison_isFoundAmongItsNeighboursWhichAllArrive(t *testing.T) {
 }
 
 func TestOutage_ofTheBrokerChargesNothingAndLeavesTheBacklogToTheOthers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store, broker := memstore.New(), membroker.New()
 		p := single(t, store, broker, tagging.WithWindow(100), tagging.WithMemory(400, 1<<20))
 		broker.Down()
@@ -279,7 +280,7 @@ func TestOutage_ofTheBrokerChargesNothingAndLeavesTheBacklogToTheOthers(t *testi
 }
 
 func TestOutage_ofTheStoreKeepsOutcomesAndRecordsThem(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		var away atomic.Bool
 		store := memstore.New(memstore.WithFault(func(memstore.Op, []reliable.ID) memstore.Fault {
 			if away.Load() {
@@ -304,7 +305,7 @@ func TestOutage_ofTheStoreKeepsOutcomesAndRecordsThem(t *testing.T) {
 }
 
 func TestSettle_whoseAnswerIsLostChargesOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		var settles atomic.Int64
 		store := memstore.New(memstore.WithFault(func(op memstore.Op, _ []reliable.ID) memstore.Fault {
 			if op == memstore.OpSettle && settles.Add(1) == 1 {
@@ -325,7 +326,7 @@ func TestSettle_whoseAnswerIsLostChargesOnce(t *testing.T) {
 }
 
 func TestLease_anotherProcessTakesOverWithinTwoSecondsOfItsEnd(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store, broker := memstore.New(), membroker.New(membroker.WithConfirmTimeout(2*time.Second))
 		lease := tagging.WithLease(5 * time.Second)
 		first, err := newProcess(store, broker, lease)
@@ -350,7 +351,7 @@ func TestLease_anotherProcessTakesOverWithinTwoSecondsOfItsEnd(t *testing.T) {
 }
 
 func TestOrder_ofAKeyIsKeptByTwoRelaysWhileOtherKeysDoNotWait(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store := memstore.New()
 		broker := membroker.New(membroker.WithLatency(3*time.Millisecond), membroker.WithScript(func(a membroker.Attempt) membroker.Verdict {
 			switch {
@@ -397,7 +398,7 @@ func TestOrder_ofAKeyIsKeptByTwoRelaysWhileOtherKeysDoNotWait(t *testing.T) {
 
 // healthyRate returns how many healthy messages a relay delivers in a minute, on a broker and a store that take their time.
 func healthyRate(t *testing.T, sickRows func(store *memstore.Store)) (delivered int) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store := memstore.New(memstore.WithFault(func(op memstore.Op, _ []reliable.ID) memstore.Fault {
 			if op == memstore.OpClaim || op == memstore.OpSettle {
 				return memstore.Fault{Delay: 20 * time.Millisecond}
@@ -444,7 +445,7 @@ func TestIsolation_poisonRowsAndFollowersDoNotSlowTheHealthy(t *testing.T) {
 }
 
 func TestPublish_aSteadyLoadDoesNotKeepOldRowsFromBeingSent(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store, broker := memstore.New(), membroker.New(membroker.WithLatency(50*time.Millisecond))
 		p := single(t, store, broker, tagging.WithWindow(16), tagging.WithMemory(16, 1<<20))
 		ctx, cancel := context.WithCancel(t.Context())

@@ -14,6 +14,7 @@ import (
 
 	"github.com/waybillmq/waybill/adapters/membroker"
 	"github.com/waybillmq/waybill/adapters/memstore"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/strategies/tagging"
 )
@@ -64,7 +65,7 @@ func after(d time.Duration) {
 }
 
 func TestInTx_commitsBusinessAndMessagesTogetherAndSendsThemFromMemory(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store, broker := memstore.New(), membroker.New()
 		p := single(t, store, broker)
 		claims := p.line.counted("claim")
@@ -92,7 +93,7 @@ func TestInTx_whatRollsBackIsNotSent(t *testing.T) {
 		"a panic":  func(*memstore.Tx, *tagging.Scope) error { panic(errRollback) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			virtualtime.Test(t, func(t *testing.T) {
 				store, broker := memstore.New(), membroker.New()
 				p := single(t, store, broker, tagging.WithMemory(1000, 1<<20))
 				var leaked *tagging.Scope
@@ -122,7 +123,7 @@ func TestInTx_whatRollsBackIsNotSent(t *testing.T) {
 }
 
 func TestInTx_aNestedScopeWithdrawsItsMessagesWhenItRollsBack(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store, broker := memstore.New(), membroker.New()
 		p := single(t, store, broker)
 		require.NoError(t, tagging.InTx(t.Context(), p, nil, func(tx *memstore.Tx, out *tagging.Scope) error {
@@ -153,7 +154,7 @@ func TestInTx_aNestedScopeWithdrawsItsMessagesWhenItRollsBack(t *testing.T) {
 }
 
 func TestInTx_aCommitWhoseAnswerIsLostHandsNothingOver(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		var lose atomic.Bool
 		store := memstore.New(memstore.WithFault(func(op memstore.Op, _ []reliable.ID) memstore.Fault {
 			if op == memstore.OpCommit && lose.Load() {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/waybillmq/waybill/adapters/membroker"
 	"github.com/waybillmq/waybill/adapters/memstore"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/strategies/tagging"
 )
@@ -39,7 +40,7 @@ func succeed(t *testing.T, results ...<-chan error) {
 }
 
 func TestPublish_aStatementLeavesBesideAnotherOnceItIsFull(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		sender, log, first := besideFirst(t)
 		began := time.Now()
 		results := []<-chan error{first}
@@ -56,7 +57,7 @@ func TestPublish_aStatementLeavesBesideAnotherOnceItIsFull(t *testing.T) {
 }
 
 func TestPublish_aStatementOfManyBytesIsFull(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		sender, log, first := besideFirst(t)
 		began, large := time.Now(), envelope("large")
 		large.Payload = make([]byte, 1000)
@@ -69,7 +70,7 @@ func TestPublish_aStatementOfManyBytesIsFull(t *testing.T) {
 }
 
 func TestPublish_whatWaitsBesideAStatementLeavesWhenThatEnds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		sender, log, first := besideFirst(t)
 		began := time.Now()
 		a, b := publishing(t.Context(), sender, envelope("a")), publishing(t.Context(), sender, envelope("b"))
@@ -84,7 +85,7 @@ func TestPublish_whatWaitsBesideAStatementLeavesWhenThatEnds(t *testing.T) {
 }
 
 func TestPublish_aStatementThatHangsHoldsUpOthersForMillisecondsOnly(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		sender, log, first := besideFirst(t)
 		a, b := publishing(t.Context(), sender, envelope("a")), publishing(t.Context(), sender, envelope("b"))
 		after(10 * time.Millisecond)
@@ -96,7 +97,7 @@ func TestPublish_aStatementThatHangsHoldsUpOthersForMillisecondsOnly(t *testing.
 }
 
 func TestPublish_aCallThatIsWithdrawnDoesNotCountForAFullStatement(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		sender, log, first := besideFirst(t)
 		ctx, cancel := context.WithCancel(t.Context())
 		gone := publishing(ctx, sender, envelope("gone"), envelope("too"))
@@ -133,7 +134,7 @@ func TestPublish_callersThatComeBackShareOneStatement(t *testing.T) {
 	for _, waiting := range []bool{false, true} { // for the outcome, before the next message
 		for _, writers := range []int{1, 2} {
 			t.Run(fmt.Sprintf("%d writers, waiting %v", writers, waiting), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
+				virtualtime.Test(t, func(t *testing.T) {
 					slow, broker := slowStore{memstore.New(), new(atomic.Int64)}, membroker.New()
 					var store reliable.Store = slow
 					if writers == 1 {

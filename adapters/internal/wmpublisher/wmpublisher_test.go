@@ -16,6 +16,7 @@ import (
 
 	"github.com/waybillmq/waybill/adapters/internal/wmpublisher"
 	"github.com/waybillmq/waybill/adapters/membroker"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 )
 
@@ -41,7 +42,7 @@ func scripted(verdicts map[reliable.ID]membroker.Verdict, opts ...membroker.Opti
 }
 
 func TestPublish_costsOneRoundTripHoweverManyMessages(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		b := membroker.New(membroker.WithLatency(time.Second))
 		p := open(b)
 		began := time.Now()
@@ -115,7 +116,7 @@ func TestPublish_takesNoOtherAttemptsConfirmForItsOwn(t *testing.T) {
 }
 
 func TestPublish_aUUIDIsNeverInFlightTwice(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		inFlight, most := make(map[reliable.ID]bool), 0
 		b := membroker.New(membroker.WithLatency(time.Second))
 		p := wmpublisherOver(b, func(batch []reliable.Attempt) {
@@ -176,7 +177,7 @@ func (s *spy) Receive(ctx context.Context, limit int) ([]reliable.Confirm, error
 }
 
 func TestPublish_isUnknownAfterTheConfirmTimeoutAndTheIDIsFreeAgainWithItsAnswer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		b := scripted(map[reliable.ID]membroker.Verdict{"0": {Delay: 10 * time.Second}})
 		p := open(b, wmpublisher.WithConfirmTimeout(3*time.Second))
 		began := time.Now()
@@ -199,7 +200,7 @@ func TestPublish_isUnknownAfterTheConfirmTimeoutAndTheIDIsFreeAgainWithItsAnswer
 }
 
 func TestPublish_endsWithTheContextOfAnyOfItsMessages(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		b := membroker.New(membroker.WithLatency(time.Hour), membroker.WithConfirmTimeout(2*time.Hour))
 		p := open(b, wmpublisher.WithConfirmTimeout(2*time.Hour))
 		msgs := messages(3)
@@ -217,7 +218,7 @@ func TestPublish_endsWithTheContextOfAnyOfItsMessages(t *testing.T) {
 }
 
 func TestClose_endsCallsThatWaitWithWhatBecameOfThem(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		b := membroker.New(membroker.WithLatency(time.Minute), membroker.WithConfirmTimeout(time.Hour))
 		p := open(b)
 		ended := make(chan error, 1)
@@ -234,7 +235,7 @@ func TestClose_endsCallsThatWaitWithWhatBecameOfThem(t *testing.T) {
 }
 
 func TestPublish_afterThePairWasClosedByOthersDoesNotHang(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		b := membroker.New()
 		p := open(b)
 		require.NoError(t, p.Publish("orders", messages(1)...))
@@ -247,7 +248,7 @@ func TestPublish_afterThePairWasClosedByOthersDoesNotHang(t *testing.T) {
 }
 
 func TestClose_doesNotWaitForAPairThatNeverEnds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		b := membroker.New()
 		c := b.Connect()
 		p := wmpublisher.New(c, c, func() error { return nil }, wmpublisher.WithConfirmTimeout(time.Second))

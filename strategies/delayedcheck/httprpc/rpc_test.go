@@ -13,13 +13,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 	"github.com/waybillmq/waybill/strategies/delayedcheck"
 	"github.com/waybillmq/waybill/strategies/delayedcheck/httprpc"
@@ -156,7 +156,7 @@ func replaceBody(t *testing.T, r *http.Request, from, to string) {
 }
 
 func TestResend_whatWasTakenDownIsNotTakenTwice(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		r := newRig(t, httprpc.WithWindow(time.Minute))
 		var taken *http.Request
 		var body []byte
@@ -269,7 +269,7 @@ func TestHandler_aResenderWithoutAnAnswerIsAnErrorThatSaysNothing(t *testing.T) 
 }
 
 func TestHandler_aSlowResenderEndsWithItsTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		handler, err := httprpc.NewHandler(answering(func(ctx context.Context, _ delayedcheck.Check) (delayedcheck.Answer, error) {
 			<-ctx.Done()
 			return delayedcheck.Unknowable, ctx.Err()

@@ -22,6 +22,7 @@ import (
 
 	"github.com/waybillmq/waybill/adapters/membroker"
 	"github.com/waybillmq/waybill/adapters/memstore"
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 )
 
@@ -47,7 +48,7 @@ func TestScenarios_happenAsWritten(t *testing.T) {
 			written, err := os.ReadFile(file)
 			require.NoError(t, err)
 			var played string
-			synctest.Test(t, func(t *testing.T) { played = newStage(t).play(string(written)) })
+			virtualtime.Test(t, func(t *testing.T) { played = newStage(t).play(string(written)) })
 			if *update {
 				require.NoError(t, os.WriteFile(file, []byte(played), 0o600))
 			}

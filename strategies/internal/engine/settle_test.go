@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 )
 
@@ -110,7 +111,7 @@ func assertAllFree(t *testing.T, e *Engine) {
 }
 
 func TestSettler_outcomesOfAMomentShareAStatement(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store := &settleStore{}
 		e := settlingWith(t, store, 100)
 		settleAll(e, "a", "b")
@@ -126,7 +127,7 @@ func TestSettler_outcomesOfAMomentShareAStatement(t *testing.T) {
 }
 
 func TestSettler_aFullBatchDoesNotWait(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store := &settleStore{}
 		e := settlingWith(t, store, 2)
 		began := time.Now()
@@ -138,7 +139,7 @@ func TestSettler_aFullBatchDoesNotWait(t *testing.T) {
 }
 
 func TestSettler_keepsWhatAStoreThatIsAwayCannotRecord(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		var away atomic.Bool
 		away.Store(true)
 		store := &settleStore{answer: func(context.Context, []string) error {
@@ -163,7 +164,7 @@ func TestSettler_keepsWhatAStoreThatIsAwayCannotRecord(t *testing.T) {
 }
 
 func TestSettler_aStoreThatHangsIsAskedAgainAfterTheTimeout(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		var hang atomic.Bool
 		hang.Store(true)
 		store := &settleStore{answer: func(ctx context.Context, _ []string) error {
@@ -185,7 +186,7 @@ func TestSettler_aStoreThatHangsIsAskedAgainAfterTheTimeout(t *testing.T) {
 }
 
 func TestSettler_onePermanentlyRefusedOutcomeIsGivenUpWhileOthersAreRecorded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store := &settleStore{answer: func(_ context.Context, ids []string) error {
 			if slices.Contains(ids, "id-7") {
 				return errors.New("invalid byte sequence")
@@ -213,7 +214,7 @@ func TestSettler_onePermanentlyRefusedOutcomeIsGivenUpWhileOthersAreRecorded(t *
 }
 
 func TestSettler_manyRefusedOutcomesDoNotKeepTheOthers(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		store := &settleStore{answer: func(_ context.Context, ids []string) error {
 			for _, id := range ids {
 				if len(id) == len("id-1") { // ten of a hundred
@@ -231,7 +232,7 @@ func TestSettler_manyRefusedOutcomesDoNotKeepTheOthers(t *testing.T) {
 }
 
 func TestSettler_reportsWhatWasRecorded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		e := settlingWith(t, &settleStore{}, 100)
 		e.settler.claimed(5)
 		for _, s := range []reliable.Settlement{
@@ -248,7 +249,7 @@ func TestSettler_reportsWhatWasRecorded(t *testing.T) {
 }
 
 func TestSettler_tellsItsHooksAfterTheStoreTookIt(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		var refuse atomic.Bool
 		refuse.Store(true)
 		store := &settleStore{answer: func(context.Context, []string) error {
@@ -273,7 +274,7 @@ func TestSettler_tellsItsHooksAfterTheStoreTookIt(t *testing.T) {
 }
 
 func TestSettler_forgetsTheSuspicionOfWhatIsSettledForGood(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		e := settlingWith(t, &settleStore{}, 100)
 		died := reliable.Confirm{Err: reliable.ErrConnectionLost}
 		for _, id := range []string{"a", "b"} {

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
+	"github.com/waybillmq/waybill/internal/virtualtime"
 	"github.com/waybillmq/waybill/reliable"
 )
 
@@ -143,7 +144,7 @@ func TestWindow_aSenderWaitsForRoom(t *testing.T) {
 		"until a claim came back less": {func(w *window, _ func()) { w.admit(nil, time.Now(), time.Minute, false, 6, 6) }, true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			virtualtime.Test(t, func(t *testing.T) {
 				w := openWindow(10, 8, 800)
 				require.True(t, w.tryReserve(6, 6))
 				ctx, cancel := context.WithCancel(t.Context())
@@ -160,7 +161,7 @@ func TestWindow_aSenderWaitsForRoom(t *testing.T) {
 }
 
 func TestWindow_aClaimWaitsForAQuarterOfTheMemory(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
 		w := openWindow(10, 8, 800)
 		limit, n, size := 100, 0, 0
 		w.admit([]reliable.Attempt{attempt("a", 5), attempt("b", 5), attempt("c", 5)}, time.Now(), time.Minute, false, 0, 0)
