@@ -5,6 +5,7 @@ package mysqlstore
 import (
 	"database/sql"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -108,7 +109,7 @@ func TestClaim_looksAtWhatIsDueAndAtNothingElse(t *testing.T) {
 	for name, statement := range map[string]sqlstore.Statement{
 		"look": statements("waybill_").Look, "pick": statements("waybill_").Pick,
 	} {
-		args := []any{1000, limit}
+		args := []any{1000, 0, limit}
 		if name == "look" {
 			args = nil
 		}
@@ -120,7 +121,7 @@ func TestClaim_looksAtWhatIsDueAndAtNothingElse(t *testing.T) {
 
 func TestClaim_usesItsIndexAsOneRange(t *testing.T) {
 	db := crowded(t)
-	result, err := db.QueryContext(t.Context(), "EXPLAIN "+statements("waybill_").Pick.Text(), 1000, limit)
+	result, err := db.QueryContext(t.Context(), "EXPLAIN "+statements("waybill_").Pick.Text(), 1000, 0, limit)
 	require.NoError(t, err)
 	defer result.Close()
 	plans := 0
@@ -141,11 +142,11 @@ func TestClaim_usesItsIndexAsOneRange(t *testing.T) {
 func TestClaim_locksWhatItReturnsAndNothingElse(t *testing.T) {
 	db := crowded(t)
 	tx := readCommitted(t, db)
-	require.Equal(t, limit, run(t, tx, statements("waybill_").Pick.Text(), 1000, limit))
+	require.Equal(t, limit, run(t, tx, statements("waybill_").Pick.Text(), 1000, 0, limit))
 	require.LessOrEqual(t, rowsLocked(t, tx), 2*(limit+1), "an index record and a row each")
 
 	other := readCommitted(t, db)
-	require.Equal(t, 30, run(t, other, statements("waybill_").Pick.Text(), 1000, 1000), "the other claim gets all the rest")
+	require.Equal(t, 30, run(t, other, statements("waybill_").Pick.Text(), 1000, 0, 1000), "the other claim gets all the rest")
 }
 
 func TestSettle_locksTheRowsItSettles(t *testing.T) {
@@ -223,4 +224,40 @@ func TestOrder_looksAtOneRowOfEachKeyHoweverManyWait(t *testing.T) {
 	rows, read = rowsRead(t, tx, statements("waybill_").Fresh.Text(), 0, 500)
 	require.Zero(t, rows)
 	require.LessOrEqual(t, read, 5, "rows read to find that nothing is fresh")
+}
+
+// With an old transaction open, InnoDB keeps the index entries of all that was due before.
+func TestClaim_needNotReadAgainWhatClaimsHaveLeftBehind(t *testing.T) {
+	db := crowded(t)
+	old, err := db.BeginTx(t.Context(), &sql.TxOptions{Isolation: sql.LevelRepeatableRead})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = old.Rollback() })
+	require.Equal(t, 1, run(t, old, "SELECT COUNT(*) FROM waybill_outbox"))
+	for _, update := range []string{
+		"SET due = SUBSTRING(id, 8) WHERE id LIKE 'leased-%'",
+		"SET due = " + clock + " + 3600000000 WHERE id LIKE 'leased-%' AND due <= 19000",
+	} {
+		_, err = db.ExecContext(t.Context(), "UPDATE waybill_outbox "+update)
+		require.NoError(t, err)
+	}
+
+	tx := readCommitted(t, db)
+	pages := func(from int64) int {
+		fewest := math.MaxInt // others use the server as well
+		for range 5 {
+			before := pagesRead(t, tx)
+			require.Equal(t, limit, run(t, tx, statements("waybill_").Pick.Text(), 1000, from, limit))
+			fewest = min(fewest, pagesRead(t, tx)-before)
+		}
+		return fewest
+	}
+	require.Less(t, 5*pages(19_000), pages(0))
+}
+
+// pagesRead is how many pages everybody on the server has looked at.
+func pagesRead(t *testing.T, tx *sql.Tx) (pages int) {
+	t.Helper()
+	var name string
+	require.NoError(t, tx.QueryRowContext(t.Context(), "SHOW GLOBAL STATUS LIKE 'Innodb_buffer_pool_read_requests'").Scan(&name, &pages))
+	return pages
 }

@@ -181,11 +181,11 @@ DELETE FROM {outbox} WHERE id IN ([[?]])`),
 		Look: q(`
 SELECT (SELECT MIN(seq) FROM {lane} WHERE fresh = 1) IS NOT NULL,
   COALESCE((SELECT MIN(due) FROM {outbox} WHERE status = 0) <= {now}, 0)`),
-		// by_due, one range from its beginning: locks what it returns.
+		// by_due, one range: locks what it returns.
 		Pick: q(`
 SELECT {columns}, CASE WHEN size <= ? THEN payload END, {now}
 FROM {outbox} FORCE INDEX (by_due)
-WHERE status = 0 AND due <= {now}
+WHERE status = 0 AND due >= ? AND due <= {now}
 ORDER BY due, stored_at
 LIMIT ?
 FOR UPDATE SKIP LOCKED`),

@@ -51,7 +51,7 @@ type Store struct {
 	look     string // what says whether there is something to claim
 	logger   *slog.Logger
 	notifier notifier
-	listener listener
+	listener *listener
 }
 
 // Option configures a [Store].

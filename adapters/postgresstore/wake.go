@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"reflect"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -69,10 +70,12 @@ type listener struct {
 	take func(ctx context.Context, fn func(*pgx.Conn) (fit bool, err error)) error
 	// lastLook is when a look at the tables, and no notification, ended the waiting; guarded by turn.
 	lastLook time.Time
+	// rung is when a wake-up of this process last ended the waiting, in nanoseconds since 1970.
+	rung atomic.Int64
 }
 
-func newListener() listener {
-	l := listener{turn: make(chan struct{}, 1)}
+func newListener() *listener {
+	l := &listener{turn: make(chan struct{}, 1)}
 	l.turn <- struct{}{}
 	return l
 }
@@ -84,6 +87,9 @@ const (
 	listenPause = 5 * time.Second
 	// lookPause bounds how often a look at the tables ends the waiting: what is due may be more than relays can take.
 	lookPause = 100 * time.Millisecond
+	// busyPause is how long a process listens to itself alone after each of its own wake-ups. While it wakes itself more often
+	// than that its relays look at the tables anyway, and to listen in between is three statements for nothing.
+	busyPause = 100 * time.Millisecond
 	// unlistenTimeout is how long it may take to make a connection fit for the pool again.
 	unlistenTimeout = 2 * time.Second
 )
@@ -99,12 +105,13 @@ func (s *Store) AwaitWake(ctx context.Context) error {
 	}
 	rung, leave := s.WaitLocal()
 	defer leave()
-	retry := time.NewTimer(0)
+	retry := time.NewTimer(max(0, busyPause-time.Since(time.Unix(0, s.listener.rung.Load()))))
 	defer retry.Stop()
 	turn := (<-chan struct{})(nil)
 	for {
 		select {
 		case <-rung:
+			s.listener.rung.Store(time.Now().UnixNano())
 			return nil
 		case <-ctx.Done():
 			return ctx.Err()
@@ -122,6 +129,7 @@ func (s *Store) AwaitWake(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case errors.Is(err, errRung):
+			s.listener.rung.Store(time.Now().UnixNano())
 			return nil
 		case errors.Is(err, errNoListening):
 			turn = nil
@@ -137,8 +145,23 @@ var errRung = errors.New("woken by this process")
 
 // listen returns nil once told by another process, errRung once told by this one.
 func (s *Store) listen(ctx context.Context, rung <-chan struct{}) error {
+	return s.listener.take(ctx, func(conn *pgx.Conn) (fit bool, err error) {
+		if _, err := conn.Exec(ctx, "LISTEN "+s.channel()); err != nil {
+			return false, err
+		}
+		// What was committed between the caller's last claim and LISTEN has notified nobody.
+		waiting, err := s.waiting(ctx, conn)
+		if err == nil && !waiting {
+			err = notified(ctx, conn, rung)
+		}
+		return s.unlisten(ctx, conn), err
+	})
+}
+
+// notified returns nil once a notification has come, errRung once this process has rung. Only this waiting ends when it
+// rings: a statement that is broken off takes its connection with it.
+func notified(ctx context.Context, conn *pgx.Conn, rung <-chan struct{}) error {
 	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	defer cancel(nil)
@@ -149,17 +172,7 @@ func (s *Store) listen(ctx context.Context, rung <-chan struct{}) error {
 		case <-ctx.Done():
 		}
 	})
-	err := s.listener.take(ctx, func(conn *pgx.Conn) (fit bool, err error) {
-		if _, err := conn.Exec(ctx, "LISTEN "+s.channel()); err != nil {
-			return false, err
-		}
-		// What was committed between the caller's last claim and LISTEN has notified nobody.
-		if waiting, err := s.waiting(ctx, conn); err != nil || waiting {
-			return s.unlisten(ctx, conn), err
-		}
-		_, err = conn.WaitForNotification(ctx)
-		return s.unlisten(ctx, conn), err
-	})
+	_, err := conn.WaitForNotification(ctx)
 	if err != nil && errors.Is(context.Cause(ctx), errRung) {
 		return errRung
 	}

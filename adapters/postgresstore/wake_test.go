@@ -4,10 +4,14 @@ package postgresstore_test
 
 import (
 	"context"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stretchr/testify/require"
 
 	"github.com/waybillmq/waybill/adapters/internal/servertest"
@@ -59,6 +63,45 @@ func TestAwaitWake_doesNotMissWhatCameBeforeItListened(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
 	defer cancel()
 	require.NoError(t, store.AwaitWake(ctx))
+}
+
+// tracer counts statements that begin with LISTEN.
+type tracer struct{ listens atomic.Int64 }
+
+func (l *tracer) TraceQueryStart(ctx context.Context, _ *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
+	if strings.HasPrefix(data.SQL, "LISTEN") {
+		l.listens.Add(1)
+	}
+	return ctx
+}
+
+func (*tracer) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+func TestAwaitWake_doesNotListenToOthersWhileThisProcessIsBusy(t *testing.T) {
+	config, err := pgxpool.ParseConfig(testenv.Postgres(t))
+	require.NoError(t, err)
+	var traced tracer
+	config.ConnConfig.Tracer = &traced
+	pool, err := pgxpool.NewWithConfig(t.Context(), config)
+	require.NoError(t, err)
+	t.Cleanup(pool.Close)
+	store, err := postgresstore.NewPgx(pool)
+	require.NoError(t, err)
+	require.NoError(t, store.Migrate(t.Context()))
+	began := time.Now()
+	told := make(chan error, 1)
+	for range 200 {
+		go func() { told <- store.AwaitWake(t.Context()) }()
+		require.NoError(t, store.Wake(t.Context()))
+		require.NoError(t, <-told)
+	}
+	require.LessOrEqual(t, traced.listens.Load(), 1+int64(time.Since(began)/(100*time.Millisecond)))
+	require.LessOrEqual(t, pool.Stat().NewConnsCount(), int64(3), "no connection was lost")
+
+	go func() { told <- store.AwaitWake(t.Context()) }()
+	listening(t, config.ConnString(), 1) // again, now that it is quiet
+	require.NoError(t, store.Wake(t.Context()))
+	require.NoError(t, <-told)
 }
 
 func TestAwaitWake_leavesASmallPoolAlone(t *testing.T) {

@@ -193,7 +193,7 @@ SELECT (SELECT MIN(seq) FROM {lane} WHERE fresh = 1) IS NOT NULL,
 		Pick: q(`
 SELECT {columns}, CASE WHEN size <= ? THEN payload END, {now}
 FROM {outbox} INDEXED BY "{prefix}outbox_pending"
-WHERE status = 0 AND due <= {now}
+WHERE status = 0 AND due >= ? AND due <= {now}
 ORDER BY due, seq
 LIMIT ?`),
 		Payloads: q(`

@@ -51,6 +51,7 @@ type Server struct {
 // Run runs the suite.
 func Run(t *testing.T, s Server) {
 	t.Run("schema", s.schema)
+	t.Run("what commits late is claimed beside a backlog", s.claimLate)
 	t.Run("faults", func(t *testing.T) {
 		for name, open := range s.Clients {
 			t.Run(name, func(t *testing.T) { s.faults(t, open) })

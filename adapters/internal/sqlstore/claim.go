@@ -5,6 +5,7 @@ import (
 	"context"
 	"math"
 	"slices"
+	"time"
 
 	"github.com/waybillmq/waybill/reliable"
 )
@@ -28,6 +29,7 @@ func (s *Store) Claim(ctx context.Context, req reliable.ClaimRequest) ([]reliabl
 		return err
 	})
 	if err != nil {
+		s.front.lose()
 		return nil, s.fail("claim", err)
 	}
 	return attempts, nil
@@ -42,34 +44,55 @@ func (s *Store) look(ctx context.Context) (fresh, due bool, err error) {
 }
 
 func (s *Store) claim(ctx context.Context, tx Conn, req reliable.ClaimRequest) ([]reliable.Attempt, error) {
-	if s.dialect.Take.text != "" {
-		return s.take(ctx, tx, req)
+	leased, err := s.leaseDue(ctx, tx, s.front.begin(time.Now()), req)
+	if err != nil {
+		return nil, err
 	}
-	picked, err := s.rows(ctx, tx, s.dialect.Pick, inline(req), int64(req.Max))
+	return s.attempts(ctx, tx, leased)
+}
+
+// leaseDue leases what has been due since from, or, if that is nothing, whatever is due, and returns it in the order of due.
+func (s *Store) leaseDue(ctx context.Context, tx Conn, from int64, req reliable.ClaimRequest) ([]*row, error) {
+	lease := s.pick
+	if s.dialect.Take.text != "" {
+		lease = s.take
+	}
+	began := time.Now()
+	leased, err := lease(ctx, tx, from, req)
+	if err != nil {
+		return nil, err
+	}
+	if len(leased) == 0 && from > 0 {
+		return s.leaseDue(ctx, tx, 0, req)
+	}
+	s.front.reached(from, leased, began, time.Now())
+	return leased, nil
+}
+
+// pick picks by one statement and leases by another.
+func (s *Store) pick(ctx context.Context, tx Conn, from int64, req reliable.ClaimRequest) ([]*row, error) {
+	picked, err := s.rows(ctx, tx, s.dialect.Pick, inline(req), from, int64(req.Max))
 	if err != nil {
 		return nil, err
 	}
 	picked = within(picked, req.MaxBytes)
-	if err := s.lease(ctx, tx, picked, req); err != nil {
-		return nil, err
-	}
-	return s.attempts(ctx, tx, picked)
+	return picked, s.lease(ctx, tx, picked, req)
 }
 
 // take picks and leases by one statement, which returns the rows in any order.
-func (s *Store) take(ctx context.Context, tx Conn, req reliable.ClaimRequest) ([]reliable.Attempt, error) {
+func (s *Store) take(ctx context.Context, tx Conn, from int64, req reliable.ClaimRequest) ([]*row, error) {
 	most := int64(req.MaxBytes)
 	if most == 0 {
 		most = math.MaxInt64
 	}
-	taken, err := s.rows(ctx, tx, s.dialect.Take, int64(req.Max), micros(req.Lease), req.Worker, most)
+	taken, err := s.rows(ctx, tx, s.dialect.Take, int64(req.Max), micros(req.Lease), req.Worker, most, from)
 	if err != nil {
 		return nil, err
 	}
 	slices.SortFunc(taken, func(a, b *row) int {
 		return cmp.Or(cmp.Compare(a.due, b.due), cmp.Compare(a.storedAt, b.storedAt))
 	})
-	return s.attempts(ctx, tx, taken)
+	return taken, nil
 }
 
 // inline is up to which size payloads are read along when rows are picked, before it is known how many of them fit into

@@ -74,12 +74,12 @@ type Statements struct {
 
 	// Look returns, without a lock, whether a lane row is fresh, and whether a row is due.
 	Look Statement
-	// Pick locks what is due, oldest first, and skips what is locked: inline, limit. A payload is read along if the row's
-	// size is at most inline. Not needed where there is Take.
+	// Pick locks what has been due since from, oldest first, and skips what is locked: inline, from, limit. A payload is read
+	// along if the row's size is at most inline. Not needed where there is Take.
 	Pick Statement
-	// Take is Pick, without inline, and Lease in one: limit, lease, worker, maxBytes. It leases the first row and as many
-	// after it as have no more than maxBytes together, and returns {columns}, payload, {now} of them in any order, with the
-	// due that they had before; empty where there is no such statement.
+	// Take is Pick, without inline, and Lease in one: limit, lease, worker, maxBytes, from. It leases the first row and as
+	// many after it as have no more than maxBytes together, and returns {columns}, payload, {now} of them in any order, with
+	// the due that they had before; empty where there is no such statement.
 	Take Statement
 	// Payloads reads id, payload: [id].
 	Payloads Statement

@@ -18,6 +18,7 @@ type Store struct {
 	db      Database
 	limits  reliable.Limits
 	wake    *wakeUp
+	front   front
 	// prepared is nil where the driver keeps statements prepared by itself.
 	prepared *Prepared
 }
