@@ -45,8 +45,9 @@ type Store interface {
 	Enqueuer
 	// Claim leases up to req.Max pending envelopes that are due, or whose lease ran out, oldest due time first, and makes
 	// them due again at the end of the lease. What became visible only after later ones were claimed (a long transaction's)
-	// may be passed over for a second, but not if nothing else is due. It never waits for a lock of another claim: what others are claiming is left
-	// to them. Of envelopes with the same Topic and Key it returns the head only. An empty result is no error.
+	// may be passed over for a second, but not if nothing else is due. It never waits for a lock of another claim: what
+	// others are claiming is left to them. Of envelopes with the same Topic and Key it returns the head only. An empty
+	// result is no error.
 	Claim(ctx context.Context, req ClaimRequest) ([]Attempt, error)
 	// Settle records a batch, all or none, and says for each settlement, at the same index, what came of it. The same
 	// settlement repeated changes nothing more.
