@@ -98,7 +98,8 @@ var errNoListening = errors.New("the pool has too few connections to spend one o
 
 // AwaitWake waits for a wake-up of this process or another one; see [reliable.Waker]. Of all calls on one store, one
 // holds a connection of the pool while it waits. Where listening is not possible (the pool has fewer than three
-// connections, the server cannot be reached) only wake-ups of this very Store arrive until it is.
+// connections, the server cannot be reached) only wake-ups of this very Store arrive until it is; and so it is for a tenth of
+// a second after each of those.
 func (s *Store) AwaitWake(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
