@@ -110,7 +110,8 @@ type Harness struct {
 	Parallel int
 	// Sleep lets time pass on the store's clock; the default is time.Sleep.
 	Sleep func(d time.Duration)
-	// Bubble runs a check; synctest.Test for a store on virtual time. nil calls it directly.
+	// Bubble runs a check; synctest.Test for a store on virtual time. nil calls it directly. With the race detector on, run
+	// bubbles on one processor (go test -cpu 1): timers that fire on two at once crash it, https://go.dev/issue/78156.
 	Bubble func(t *testing.T, check func(t *testing.T))
 
 	realClock bool // there is no Bubble

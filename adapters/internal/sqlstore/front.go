@@ -12,8 +12,8 @@ import (
 // often as takes a tenth of the time. The zero value has not come anywhere.
 type front struct {
 	mu    sync.Mutex
-	due   int64 // of the last row that was claimed
-	whole time.Time
+	due   int64     // of the last row that was claimed
+	whole time.Time // from when on a claim looks from the beginning again
 }
 
 const (
