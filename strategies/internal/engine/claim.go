@@ -9,7 +9,7 @@ import (
 )
 
 const (
-	// minClaimPause keeps a storm of wake-ups from becoming a storm of claims.
+	// minClaimPause, from the end of one claim to the next, keeps a storm of wake-ups from becoming a storm of claims.
 	minClaimPause = 5 * time.Millisecond
 	// maxClaimPause is the longest pause after claims that failed.
 	maxClaimPause = 5 * time.Second
@@ -21,6 +21,7 @@ func (e *Engine) claimLoop(ctx context.Context) {
 	retry := Backoff{Base: e.cfg.PollInterval, Max: max(maxClaimPause, e.cfg.PollInterval)}
 	for failures := 0; ctx.Err() == nil; {
 		more, err := e.claim(ctx)
+		ended := time.Now()
 		wait := e.cfg.PollInterval
 		switch {
 		case err != nil && ctx.Err() == nil:
@@ -37,7 +38,7 @@ func (e *Engine) claimLoop(ctx context.Context) {
 		select {
 		case <-timer.C:
 		case <-e.claimKick:
-			pause(ctx, minClaimPause)
+			pause(ctx, minClaimPause-time.Since(ended))
 		case <-ctx.Done():
 		}
 		timer.Stop()

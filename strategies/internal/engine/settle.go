@@ -32,7 +32,8 @@ type settler struct {
 
 	mu     sync.Mutex
 	queue  []settling
-	open   int // added and not recorded yet
+	frees  bool // an outcome in the queue lets the next message of its key go
+	open   int  // added and not recorded yet
 	counts Report
 	keys   bool // a message with a key was settled: what waited behind it may be due
 
@@ -48,7 +49,7 @@ func newSettler(e *Engine) *settler {
 func (s *settler) reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.queue, s.open, s.counts, s.keys = nil, 0, Report{}, false
+	s.queue, s.frees, s.open, s.counts, s.keys = nil, false, 0, Report{}, false
 }
 
 // idle reports whether every outcome is recorded. When the last one is, those who wait for the window are woken.
@@ -68,13 +69,20 @@ func (s *settler) addAll(batch []settling) {
 	}
 	s.mu.Lock()
 	s.queue = append(s.queue, batch...)
+	s.frees = s.frees || slices.ContainsFunc(batch, freesKey)
 	s.open += len(batch)
-	full := len(s.queue) >= s.e.cfg.SettleBatch
+	full, frees := len(s.queue) >= s.e.cfg.SettleBatch, s.frees
 	s.mu.Unlock()
 	signal(s.arrived)
-	if full {
+	// While nothing is on its way to an outcome, there is nothing that the next message of a key should wait for.
+	if full || frees && s.e.window.resting() {
 		signal(s.hurry)
 	}
+}
+
+// freesKey reports whether the next message of a key may go once this is recorded.
+func freesKey(one settling) bool {
+	return one.settlement.Key != "" && one.settlement.To != reliable.Pending
 }
 
 func (s *settler) report() Report {
@@ -107,6 +115,7 @@ func (s *settler) next(into []settling) []settling {
 	rest := copy(s.queue, s.queue[n:])
 	clear(s.queue[rest:])
 	s.queue = s.queue[:rest]
+	s.frees = slices.ContainsFunc(s.queue, freesKey)
 	return into
 }
 
@@ -138,7 +147,7 @@ func (s *settler) loop(ctx context.Context) {
 	}
 }
 
-// await waits for outcomes and, unless a full batch is there, a moment for more of them.
+// await waits for outcomes and, unless a full batch is there or a key waits for them, a moment for more.
 func (s *settler) await(ctx context.Context) bool {
 	for {
 		s.mu.Lock()
@@ -269,7 +278,7 @@ func (s *settler) recorded(batch []settling, results []reliable.SettleResult) {
 	s.mu.Lock()
 	for i := range batch {
 		entries[i] = batch[i].entry
-		keyed = keyed || batch[i].settlement.Key != "" && batch[i].settlement.To != reliable.Pending
+		keyed = keyed || freesKey(batch[i])
 		s.counts.count(&batch[i].settlement)
 	}
 	s.keys = s.keys || keyed

@@ -82,11 +82,22 @@ func settlingWith(t *testing.T, store *settleStore, batch int) *Engine {
 // settleAll admits an attempt for each ID and has its outcome recorded.
 func settleAll(e *Engine, ids ...string) {
 	for _, id := range ids {
-		e.window.admit([]reliable.Attempt{attempt(id, 20)}, time.Now(), time.Minute, false, 0, 0)
-		en := e.window.take(nil, 1)[0]
-		e.window.answered([]reliable.Confirm{{ID: en.attempt.ID, Fence: 1}}, nil)
-		e.settler.add(en, reliable.Settlement{ID: en.attempt.ID, Fence: 1, Sent: true, Outcome: reliable.Acked, To: reliable.Confirmed})
+		answer(e, hand(e, id), "")
 	}
+}
+
+// hand admits an attempt and takes it to be handed over.
+func hand(e *Engine, id string) *entry {
+	e.window.admit([]reliable.Attempt{attempt(id, 20)}, time.Now(), time.Minute, false, 0, 0)
+	return e.window.take(nil, 1)[0]
+}
+
+// answer is the broker's ack of what was handed over, on its way to be recorded.
+func answer(e *Engine, en *entry, key string) {
+	e.window.answered([]reliable.Confirm{{ID: en.attempt.ID, Fence: 1}}, nil)
+	e.settler.add(en, reliable.Settlement{
+		ID: en.attempt.ID, Fence: 1, Key: key, Sent: true, Outcome: reliable.Acked, To: reliable.Confirmed,
+	})
 }
 
 // after lets time pass, and everything come to rest.
@@ -122,6 +133,38 @@ func TestSettler_outcomesOfAMomentShareAStatement(t *testing.T) {
 		after(time.Millisecond)
 		synctest.Wait()
 		assert.Equal(t, [][]string{{"a", "b", "c"}}, store.calls())
+		assertAllFree(t, e)
+	})
+}
+
+func TestSettler_aKeyDoesNotWaitForMoreWhileNothingIsUnderWay(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
+		store := &settleStore{}
+		e := settlingWith(t, store, 100)
+		began := time.Now()
+		settleAll(e, "without key")
+		answer(e, hand(e, "a"), "k")
+		synctest.Wait()
+		assert.Equal(t, [][]string{{"without key", "a"}}, store.calls(), "what waits goes with it")
+		assert.Equal(t, began, time.Now())
+
+		b := hand(e, "b")
+		e.window.admit([]reliable.Attempt{attempt("c", 20)}, time.Now(), time.Minute, false, 0, 0)
+		answer(e, b, "k")
+		after(4 * time.Millisecond)
+		assert.Len(t, store.calls(), 1, "something is queued that will be answered soon")
+		c := e.window.take(nil, 1)[0]
+		after(4 * time.Millisecond)
+		assert.Len(t, store.calls(), 1, "it is with the broker")
+		answer(e, c, "")
+		synctest.Wait()
+		assert.Equal(t, []string{"b", "c"}, store.calls()[1], "nothing else is under way now")
+		assert.Equal(t, began.Add(8*time.Millisecond), time.Now())
+
+		settleAll(e, "d")
+		after(9 * time.Millisecond)
+		assert.Len(t, store.calls(), 2, "no key waits for this one")
+		after(time.Millisecond)
 		assertAllFree(t, e)
 	})
 }

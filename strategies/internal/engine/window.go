@@ -295,6 +295,13 @@ func (w *window) counts() windowCounts {
 	return windowCounts{w.queue.len(), w.handed, len(w.entries), w.reserved}
 }
 
+// resting reports whether nothing that is here is on its way to an outcome.
+func (w *window) resting() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.handed == 0 && w.queue.len() == 0
+}
+
 // changed returns a channel that is closed when places are freed.
 func (w *window) changed() <-chan struct{} {
 	w.mu.Lock()
