@@ -19,6 +19,7 @@ import (
 // can use the whole machine, two are no faster.
 func BenchmarkScaleRelays(b *testing.B) {
 	var worst float64
+	n := sized(200_000)
 	for _, d := range []struct {
 		database
 		dsn func(testing.TB) string
@@ -30,11 +31,11 @@ func BenchmarkScaleRelays(b *testing.B) {
 			by := func(processes int) func(b *testing.B) float64 {
 				return func(b *testing.B) float64 {
 					empty(b, d.database, db)
-					fill(b, d.database, db, store, backlog, false)
+					fill(b, d.database, db, store, n, false)
 					to := rabbit(b, url)
 					defer to.close()
-					rate := drainBy(b, processes, d.name, dsn, url, backlog)
-					nothingLost(b, db, to, backlog)
+					rate := drainBy(b, processes, d.name, dsn, url, n)
+					nothingLost(b, db, to, n)
 					return rate
 				}
 			}

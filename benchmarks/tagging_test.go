@@ -32,7 +32,7 @@ const (
 var (
 	// endToEnd is how many messages one side of a pair moves.
 	endToEnd = sized(30_000)
-	backlog  = sized(200_000)
+	backlog  = sized(100_000)
 )
 
 // broker is a publisher with its confirms, and a way to know what it has.

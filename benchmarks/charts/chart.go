@@ -39,6 +39,10 @@ var charts = []chart{
 		file: "scale-payload", title: "Sending payloads of different sizes", x: "payload", y: "messages a second",
 		pattern: "ScalePayload/*/x", metrics: []string{"msg/s"}, label: size, logarithmic: true,
 	},
+	{
+		file: "callers", title: "Sending from PostgreSQL to RabbitMQ", x: "callers", y: "messages a second",
+		pattern: "Callers/rabbitmq-postgres/*/x", metrics: []string{"msg/s"}, label: count, logarithmic: true,
+	},
 }
 
 func rates(file, title, x, pattern string, label func(int64) string) chart {
@@ -90,7 +94,7 @@ func (c chart) match(path []string) (name, place string, is bool) {
 	for i, part := range parts {
 		switch part {
 		case "*":
-			names = append(names, path[i])
+			names = append(names, strings.ReplaceAll(path[i], "_", " ")) // which go test writes for blanks
 		case "x":
 			place = path[i]
 		case path[i]:

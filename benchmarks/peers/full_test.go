@@ -14,9 +14,10 @@ import (
 // sales is business transactions, each with one message; backlog is the same, and the relay starts when all are stored.
 var (
 	sales = load{
-		call: func(o carrier, topic string, i int) error { return o.sell(context.Background(), i, topic, payload(i)) },
+		call:    func(o carrier, topic string, i int) error { return o.sell(context.Background(), i, topic, payload(i)) },
+		callers: transacting,
 	}
-	backlog = load{call: sales.call, stored: true}
+	backlog = load{call: sales.call, stored: true, callers: transacting}
 )
 
 // BenchmarkSales is bound by the database's transactions, more than by anybody's relay.

@@ -15,8 +15,9 @@ import (
 )
 
 const (
-	// callers is how many goroutines send, one message a call each.
-	callers = 64
+	// transacting is how many goroutines make business transactions, and calling how many send what needs none, one message a
+	// call each.
+	transacting, calling = 64, 256
 	// patience bounds what must happen, on a busy machine too.
 	patience = time.Minute
 	// quiet is how long nothing more may arrive before the rest counts as lost.
@@ -54,11 +55,14 @@ type load struct {
 	call func(o carrier, topic string, i int) error
 	// stored says that everything is stored before the relay starts; the time is that of the relay alone.
 	stored bool
+	// callers is how many goroutines call.
+	callers int
 }
 
 // sends is messages that have no business data beside them.
 var sends = load{
-	call: func(o carrier, topic string, i int) error { return o.send(context.Background(), topic, payload(i)) },
+	call:    func(o carrier, topic string, i int) error { return o.send(context.Background(), topic, payload(i)) },
+	callers: calling,
 }
 
 // outcome is what became of a load.
@@ -102,9 +106,9 @@ func callAll(t testing.TB, o carrier, to destination, l load, n int) {
 	t.Helper()
 	var next atomic.Int64
 	var refused atomic.Bool
-	var calling sync.WaitGroup
-	for range callers {
-		calling.Go(func() {
+	var done sync.WaitGroup
+	for range l.callers {
+		done.Go(func() {
 			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
 				if err := l.call(o, to.topic(), i); err != nil {
 					t.Error(err)
@@ -114,7 +118,7 @@ func callAll(t testing.TB, o carrier, to destination, l load, n int) {
 			}
 		})
 	}
-	calling.Wait()
+	done.Wait()
 	require.False(t, refused.Load(), "the load was not taken")
 }
 

@@ -58,8 +58,8 @@ func emptyDatabase(t testing.TB, product string) database {
 	return database{product, "pgx", testenv.Postgres(t)}
 }
 
-// connections is how many each handle may have: one for each caller, and some for the relay.
-const connections = callers + 16
+// connections is how many each handle may have: one for each business transaction at a time, and some for the relay.
+const connections = transacting + 16
 
 // open returns a handle with the table of the business in the database. Parameters are for the driver, "&a=b" each.
 func (d database) open(t testing.TB, parameters string) *sql.DB {
