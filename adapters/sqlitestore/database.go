@@ -5,6 +5,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"time"
@@ -76,16 +77,17 @@ func ended(err error) bool {
 	return false
 }
 
-// database is where the store's transactions come from. Writers of this process queue up in Go: SQLite's own waiting is
-// a poll with growing pauses, in which the unlucky starve.
+// database is where the store's transactions come from. Writers of this process queue up in Go, and poll for the lock of
+// others themselves: SQLite's own waiting is a poll with growing pauses, in which the unlucky starve.
 type database struct {
 	sqlstore.SQLDatabase
 	prefix string
 	turn   chan struct{} // holds a token while nobody of this store is writing
+	wait   time.Duration // of each connection for the lock; 0 if the caller opened them
 }
 
 func newDatabase(db *sql.DB, prefix string) *database {
-	d := &database{sqlstore.SQLDatabase{DB: db}, prefix, make(chan struct{}, 1)}
+	d := &database{SQLDatabase: sqlstore.SQLDatabase{DB: db}, prefix: prefix, turn: make(chan struct{}, 1)}
 	d.turn <- struct{}{}
 	return d
 }
@@ -122,27 +124,90 @@ func (d *database) Begin(ctx context.Context) (sqlstore.Tx, error) {
 	if err != nil {
 		return nil, err
 	}
-	if d.Prepared != nil { // db was opened so that its transactions begin IMMEDIATE
-		return d.beginPrepared(ctx, pass)
-	}
 	conn, err := d.DB.Conn(ctx)
 	if err != nil {
 		pass()
 		return nil, err
 	}
-	if _, err := conn.ExecContext(ctx, "BEGIN IMMEDIATE"); err != nil {
+	end := func() {
 		_ = conn.Close()
 		pass()
+	}
+	if d.Prepared != nil { // db was opened so that its transactions begin IMMEDIATE
+		return d.beginPrepared(ctx, conn, end)
+	}
+	if err := d.untilFree(ctx, conn, func() error {
+		_, err := conn.ExecContext(ctx, "BEGIN IMMEDIATE")
+		return err
+	}); err != nil {
+		end()
 		return nil, err
 	}
-	return &ownTx{SQLConn: sqlstore.SQLConn{On: conn}, conn: conn, pass: pass}, nil
+	return &ownTx{SQLConn: sqlstore.SQLConn{On: conn}, conn: conn, over: end}, nil
+}
+
+// lockPause is how long a writer waits between two tries to get the lock that another process has.
+const lockPause = 2 * time.Millisecond
+
+// untilFree repeats begin, which asks for the write lock, for as long as the connection would wait for it. SQLite itself looks
+// every 100 ms after a while, and a process that writes all the time leaves the lock alone for microseconds: whoever waits
+// for it so may never find it free.
+func (d *database) untilFree(ctx context.Context, conn *sql.Conn, begin func() error) error {
+	patience := d.wait
+	if patience == 0 {
+		asked, err := waitOf(ctx, conn)
+		if err != nil {
+			return err
+		}
+		patience = asked
+	}
+	restore, err := limitWait(ctx, conn, patience, 0)
+	if err != nil {
+		return err
+	}
+	defer restore()
+	pause := time.NewTimer(0)
+	defer pause.Stop()
+	for began := time.Now(); ; {
+		err := begin()
+		if err == nil || !busy(err) || time.Since(began) >= patience {
+			return err
+		}
+		pause.Reset(lockPause)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// waitOf returns how long the connection waits for the lock.
+func waitOf(ctx context.Context, conn *sql.Conn) (time.Duration, error) {
+	var milliseconds int64
+	err := conn.QueryRowContext(ctx, "PRAGMA busy_timeout").Scan(&milliseconds)
+	return time.Duration(milliseconds) * time.Millisecond, err
+}
+
+// limitWait shortens how long the connection waits for the lock, and returns what sets it back. Neither is worth a watch over
+// ctx, for which the driver starts a goroutine.
+func limitWait(ctx context.Context, conn *sql.Conn, before, limit time.Duration) (restore func(), err error) {
+	ctx = context.WithoutCancel(ctx)
+	set := func(wait time.Duration) error {
+		_, err := conn.ExecContext(ctx, fmt.Sprintf("PRAGMA busy_timeout = %d", wait.Milliseconds()))
+		return err
+	}
+	if err := set(min(before, limit)); err != nil {
+		return nil, err
+	}
+	return func() { _ = set(before) }, nil
 }
 
 // ownTx is a transaction of the store's own.
 type ownTx struct {
 	sqlstore.SQLConn
 	conn  *sql.Conn
-	pass  func()
+	over  func()
 	ended bool
 }
 
@@ -171,25 +236,28 @@ func (t *ownTx) Rollback() {
 
 func (t *ownTx) end() {
 	t.ended = true
-	_ = t.conn.Close()
-	t.pass()
+	t.over()
 }
 
 // beginPrepared starts a transaction of database/sql, which can run what is kept prepared. The context of a transaction
 // is watched until it ends, and here only ctx until it has begun: each statement has its own, and COMMIT none.
-func (d *database) beginPrepared(ctx context.Context, pass func()) (sqlstore.Tx, error) {
+func (d *database) beginPrepared(ctx context.Context, conn *sql.Conn, over func()) (sqlstore.Tx, error) {
 	begun, end := context.WithCancel(context.WithoutCancel(ctx))
 	unwatch := context.AfterFunc(ctx, end)
-	tx, err := d.DB.BeginTx(begun, nil)
+	var tx *sql.Tx
+	err := d.untilFree(ctx, conn, func() (err error) {
+		tx, err = conn.BeginTx(begun, nil)
+		return err
+	})
 	if err == nil && !unwatch() { // ctx ended meanwhile, and the transaction with it
 		err = errors.Join(ctx.Err(), tx.Rollback())
 	}
 	if err != nil {
 		end()
-		pass()
+		over()
 		return nil, cmp.Or(ctx.Err(), err)
 	}
-	return &preparedTx{sqlstore.SQLTx{SQLConn: sqlstore.SQLConn{On: tx}, Tx: tx}, func() { end(); pass() }}, nil
+	return &preparedTx{sqlstore.SQLTx{SQLConn: sqlstore.SQLConn{On: tx}, Tx: tx}, func() { end(); over() }}, nil
 }
 
 // preparedTx is a transaction of the store's own that can run what is kept prepared.

@@ -170,6 +170,7 @@ func newStore(db *sql.DB, o options) *Store {
 	d := newDatabase(db, o.Prefix)
 	core := sqlstore.New(dialect(o.Prefix), d, db, o.Config)
 	if o.opening {
+		d.wait = o.busyTimeout
 		d.Prepared = sqlstore.NewPrepared(db, classify)
 		core.Prepare(d.Prepared)
 	}

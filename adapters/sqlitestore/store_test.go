@@ -297,3 +297,43 @@ func TestStore_keepsWritersOfOneProcessFromStarving(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, 320, stats[0].Pending)
 }
+
+// Two handles, each opened on its own, are to SQLite what two processes are.
+func TestStore_aBusyProcessDoesNotKeepTheLockFromAnother(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "waybill.db")
+	busy, err := sqlitestore.Open(t.Context(), path, sqlitestore.WithSynchronousNormal())
+	require.NoError(t, err)
+	defer func() { require.NoError(t, busy.Close()) }()
+	other, err := sqlitestore.Open(t.Context(), path, sqlitestore.WithSynchronousNormal(), sqlitestore.WithBusyTimeout(time.Second))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, other.Close()) }()
+
+	ctx, stop := context.WithCancel(t.Context())
+	var group sync.WaitGroup
+	errs := make([]error, 8) // so that the lock goes from one to the next at once
+	for i := range errs {
+		group.Go(func() {
+			for n := 0; ctx.Err() == nil; n++ {
+				many := make([]reliable.Envelope, 100)
+				for m := range many {
+					many[m] = envelope(fmt.Sprint(i, "-", n, "-", m))
+				}
+				if _, err := busy.Enqueue(ctx, reliable.EnqueueRequest{}, many...); err != nil && ctx.Err() == nil {
+					errs[i] = err
+					return
+				}
+			}
+		})
+	}
+	for n := range 50 {
+		if _, err = other.Enqueue(t.Context(), reliable.EnqueueRequest{}, envelope(fmt.Sprint("other-", n))); err != nil {
+			break
+		}
+	}
+	stop()
+	group.Wait()
+	require.NoError(t, err)
+	for _, err := range errs {
+		require.NoError(t, err)
+	}
+}

@@ -101,7 +101,11 @@ func underWriteLock(
 		return 0, err
 	}
 	defer conn.Close()
-	restore, err := limitWait(ctx, conn)
+	before, err := waitOf(ctx, conn)
+	if err != nil {
+		return 0, err
+	}
+	restore, err := limitWait(ctx, conn, before, witnessPatience)
 	if err != nil {
 		return 0, err
 	}
@@ -121,22 +125,6 @@ func underWriteLock(
 		return 0, err
 	}
 	return fate, nil
-}
-
-// limitWait shortens how long the connection waits for the lock, and returns what sets it back.
-func limitWait(ctx context.Context, conn *sql.Conn) (restore func(), err error) {
-	var before int64
-	if err := conn.QueryRowContext(ctx, "PRAGMA busy_timeout").Scan(&before); err != nil {
-		return nil, err
-	}
-	set := func(ctx context.Context, timeout int64) error {
-		_, err := conn.ExecContext(ctx, fmt.Sprintf("PRAGMA busy_timeout = %d", timeout))
-		return err
-	}
-	if err := set(ctx, min(before, witnessPatience.Milliseconds())); err != nil {
-		return nil, err
-	}
-	return func() { _ = set(context.WithoutCancel(ctx), before) }, nil
 }
 
 func busy(err error) bool {
