@@ -13,7 +13,7 @@ import (
 )
 
 // fast is how many messages Waybill moves in one side of a pair; what is slower moves fewer, since rates are compared.
-const fast = 60_000
+const fast = 40_000
 
 // comparison sets Waybill against a peer.
 type comparison struct {
