@@ -146,9 +146,6 @@ func (d *database) Begin(ctx context.Context) (sqlstore.Tx, error) {
 	return &ownTx{SQLConn: sqlstore.SQLConn{On: conn}, conn: conn, over: end}, nil
 }
 
-// lockPause is how long a writer waits between two tries to get the lock that another process has.
-const lockPause = 2 * time.Millisecond
-
 // untilFree repeats begin, which asks for the write lock, for as long as the connection would wait for it. SQLite itself looks
 // every 100 ms after a while, and a process that writes all the time leaves the lock alone for microseconds: whoever waits
 // for it so may never find it free.
@@ -166,20 +163,33 @@ func (d *database) untilFree(ctx context.Context, conn *sql.Conn, begin func() e
 		return err
 	}
 	defer restore()
+	return whileBusy(ctx, patience, begin)
+}
+
+// busyPause is how long it is between two tries at a database that another process keeps busy.
+const busyPause = 2 * time.Millisecond
+
+// whileBusy repeats try until the database is not busy, for as long as patience lasts.
+func whileBusy(ctx context.Context, patience time.Duration, try func() error) error {
 	pause := time.NewTimer(0)
 	defer pause.Stop()
 	for began := time.Now(); ; {
-		err := begin()
+		err := try()
 		if err == nil || !busy(err) || time.Since(began) >= patience {
 			return err
 		}
-		pause.Reset(lockPause)
+		pause.Reset(busyPause)
 		select {
 		case <-pause.C:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
+}
+
+func busy(err error) bool {
+	var e *sqlite.Error
+	return errors.As(err, &e) && e.Code()&primaryCode == sqlite3.SQLITE_BUSY
 }
 
 // waitOf returns how long the connection waits for the lock.

@@ -194,7 +194,9 @@ func Open(ctx context.Context, path string, opts ...Option) (*Store, error) {
 		return nil, fmt.Errorf("sqlitestore: open: %w", err)
 	}
 	s := newStore(db, o)
-	if err = connect(ctx, db, o.busyTimeout); err != nil { // what is no database is found at once
+	// The first connection turns the journal of a new file into a WAL, and finds out at once what is no database. Several
+	// processes that do so may be told that the file is busy, without having waited for the busy timeout.
+	if err = whileBusy(ctx, o.busyTimeout, func() error { return db.PingContext(ctx) }); err != nil {
 		err = fmt.Errorf("sqlitestore: open: %w", err)
 	} else if !o.asItIs {
 		err = s.Migrate(ctx)
@@ -204,27 +206,6 @@ func Open(ctx context.Context, path string, opts ...Option) (*Store, error) {
 		return nil, err
 	}
 	return s, nil
-}
-
-// connectPause is how long a connection that found the database busy waits before it tries again.
-const connectPause = 5 * time.Millisecond
-
-// connect makes the first connection, which turns the journal of a new file into a WAL. Several processes that do so at once
-// may be told that the file is busy, without having waited for the busy timeout.
-func connect(ctx context.Context, db *sql.DB, busyTimeout time.Duration) error {
-	for began := time.Now(); ; {
-		err := db.PingContext(ctx)
-		if err == nil || !busy(err) || time.Since(began) >= busyTimeout {
-			return err
-		}
-		pause := time.NewTimer(connectPause)
-		select {
-		case <-pause.C:
-		case <-ctx.Done():
-			pause.Stop()
-			return ctx.Err()
-		}
-	}
 }
 
 // dsn names the file and what every connection to it is set to.

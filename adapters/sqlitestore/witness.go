@@ -7,9 +7,6 @@ import (
 	"fmt"
 	"time"
 
-	"modernc.org/sqlite"
-	sqlite3 "modernc.org/sqlite/lib"
-
 	"github.com/waybillmq/waybill/adapters/internal/sqlstore"
 	"github.com/waybillmq/waybill/reliable"
 )
@@ -125,9 +122,4 @@ func underWriteLock(
 		return 0, err
 	}
 	return fate, nil
-}
-
-func busy(err error) bool {
-	var e *sqlite.Error
-	return errors.As(err, &e) && e.Code()&primaryCode == sqlite3.SQLITE_BUSY
 }

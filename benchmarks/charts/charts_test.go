@@ -50,6 +50,13 @@ func TestRead_theLastLineOfANameCounts(t *testing.T) {
 	assert.Equal(t, []string{"off", "1000"}, axis(rates("", "", "", "ScaleOrder/*/x", count).lines(points)))
 }
 
+func TestChart_namesItsLinesAsTheBenchmarkDid(t *testing.T) {
+	name, place, is := chart{pattern: "Callers/here/*/x"}.match([]string{"Callers", "here", "a_bare_publish", "16"})
+	assert.True(t, is)
+	assert.Equal(t, "a bare publish", name)
+	assert.Equal(t, "16", place)
+}
+
 func TestRead_refusesWhatIsNoNumber(t *testing.T) {
 	folder := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(folder, "a.txt"), []byte("BenchmarkA-2 1 fast msg/s\n"), 0o600))

@@ -33,9 +33,10 @@ func BenchmarkCallers(b *testing.B) {
 				b.Run(fmt.Sprintf("%s-%s/%s/%d", c.via, c.from, side.name, callers), func(b *testing.B) {
 					var rates []float64
 					var lost int
+					at := comparison{product: c.from, to: c.to, load: load{call: sends.call, callers: callers}}
 					for b.Loop() {
 						for range rounds {
-							o := between(b, side, c.from, c.to, load{call: sends.call, callers: callers}, n)
+							o := at.move(b, side, n)
 							rates, lost = append(rates, o.rate), lost+o.lost
 						}
 					}

@@ -31,12 +31,12 @@ func onRabbitMQ(t testing.TB) destination { return queueOn(t, testenv.RabbitMQ(t
 
 func onKafka(t testing.TB) destination { return emptyTopic(t, testenv.Kafka(t)) }
 
-// between has a contender move n messages from an empty database to an empty queue or topic.
-func between(b *testing.B, side contender, product string, to func(t testing.TB) destination, l load, n int) outcome {
+// move has a contender move n messages from an empty database to an empty queue or topic.
+func (c comparison) move(b *testing.B, side contender, n int) outcome {
 	b.Helper()
 	s := &scope{TB: b}
 	defer s.end()
-	return drive(s, side, emptyDatabase(s, product), to(s), l, n)
+	return drive(s, side, emptyDatabase(s, c.product), c.to(s), c.load, n)
 }
 
 // run compares, and reports what either side lost: Waybill may lose nothing, of a peer it is told.
@@ -48,21 +48,17 @@ func (c comparison) run(b *testing.B) {
 		names[i] = c.peers[i].name
 	}
 	peer := strings.Join(names, " or ")
-	one := func(b *testing.B, side contender, n int) outcome {
-		b.Helper()
-		return between(b, side, c.product, c.to, c.load, n)
-	}
 	pairs.Compare(b, c.name, "Waybill", peer,
 		func(b *testing.B) (rate float64) {
 			for i, p := range c.peers {
-				o := one(b, p, c.theirs)
+				o := c.move(b, p, c.theirs)
 				theirs[i] = append(theirs[i], o)
 				rate = max(rate, o.rate)
 			}
 			return rate
 		},
 		func(b *testing.B) float64 {
-			o := one(b, waybill, c.ours)
+			o := c.move(b, waybill, c.ours)
 			require.Zero(b, o.lost, "messages were lost")
 			require.Zero(b, o.duplicated, "copies, where nothing had failed")
 			return o.rate

@@ -32,8 +32,7 @@ type settler struct {
 
 	mu     sync.Mutex
 	queue  []settling
-	frees  bool // an outcome in the queue lets the next message of its key go
-	open   int  // added and not recorded yet
+	open   int // added and not recorded yet
 	counts Report
 	keys   bool // a message with a key was settled: what waited behind it may be due
 
@@ -49,7 +48,7 @@ func newSettler(e *Engine) *settler {
 func (s *settler) reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.queue, s.frees, s.open, s.counts, s.keys = nil, false, 0, Report{}, false
+	s.queue, s.open, s.counts, s.keys = nil, 0, Report{}, false
 }
 
 // idle reports whether every outcome is recorded. When the last one is, those who wait for the window are woken.
@@ -69,13 +68,12 @@ func (s *settler) addAll(batch []settling) {
 	}
 	s.mu.Lock()
 	s.queue = append(s.queue, batch...)
-	s.frees = s.frees || slices.ContainsFunc(batch, freesKey)
 	s.open += len(batch)
-	full, frees := len(s.queue) >= s.e.cfg.SettleBatch, s.frees
+	// While nothing is on its way to an outcome, there is nothing that the next message of a key should wait for.
+	enough := len(s.queue) >= s.e.cfg.SettleBatch || s.e.window.resting() && slices.ContainsFunc(s.queue, freesKey)
 	s.mu.Unlock()
 	signal(s.arrived)
-	// While nothing is on its way to an outcome, there is nothing that the next message of a key should wait for.
-	if full || frees && s.e.window.resting() {
+	if enough {
 		signal(s.hurry)
 	}
 }
@@ -115,7 +113,6 @@ func (s *settler) next(into []settling) []settling {
 	rest := copy(s.queue, s.queue[n:])
 	clear(s.queue[rest:])
 	s.queue = s.queue[:rest]
-	s.frees = slices.ContainsFunc(s.queue, freesKey)
 	return into
 }
 
