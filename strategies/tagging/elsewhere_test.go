@@ -137,7 +137,7 @@ func TestElsewhere_withholdsBeforeTheCommitAndSendsFromMemoryAfterIt(t *testing.
 			}))
 			return out.Send(envelope("a"), envelope("b"))
 		}))
-		after(10 * time.Millisecond)
+		after(30 * time.Millisecond)
 		assert.Equal(t, map[string]int{"a": 1, "b": 1}, s.delivered())
 		assert.Equal(t, reliable.Confirmed, s.record("a").Status)
 		assert.Zero(t, s.withheld())

@@ -52,6 +52,26 @@ func TestDrain_settlesOrGivesBackEverythingUnderLoad(t *testing.T) {
 	})
 }
 
+func TestDrain_doesNotWaitForMoreOutcomes(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
+		store, broker := memstore.New(), membroker.New()
+		p, err := newProcess(store, broker)
+		require.NoError(t, err)
+		p.start()
+		synctest.Wait()
+		began := time.Now()
+		_, err = p.Publish(t.Context(), envelope("a"))
+		require.NoError(t, err)
+		synctest.Wait()
+		assert.Equal(t, reliable.Pending, statusOf(t, store, "a"))
+		p.cancel()
+		require.NoError(t, <-p.done)
+		assert.Equal(t, reliable.Confirmed, statusOf(t, store, "a"))
+		assert.Equal(t, began, time.Now())
+		require.NoError(t, broker.Close())
+	})
+}
+
 func TestDrain_saysWhenABrokerNeverAnswered(t *testing.T) {
 	virtualtime.Test(t, func(t *testing.T) {
 		store, broker := memstore.New(), membroker.New(membroker.WithConfirmTimeout(time.Hour/2))

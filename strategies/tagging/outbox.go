@@ -39,11 +39,11 @@ func New(store reliable.Store, publisher reliable.Publisher, confirms reliable.C
 		Lease: cfg.lease, ConfirmWait: cfg.confirmWait, PollInterval: cfg.pollInterval,
 		DrainTimeout: cfg.drainTimeout, StoreTimeout: cfg.storeTimeout,
 		Window: cfg.window, Capacity: cfg.capacity, CapacityBytes: cfg.capacityBytes,
-		ClaimBatch: min(claimBatch, cfg.capacity), SettleBatch: settleBatch, SettleDelay: settleDelay,
+		ClaimBatch: min(claimBatch, cfg.capacity), SettleBatch: settleBatch, SettleDelay: settleDelay, AwaitedDelay: awaitedDelay,
 		Policy: cfg.policy,
 		Hooks: engine.Hooks{
 			Handed: cfg.hooks.Handed, Answered: cfg.hooks.Answered, Held: cfg.hooks.Held, Released: cfg.hooks.Released,
-			Settled: o.settled,
+			Settled: o.settled, Awaited: func(id reliable.ID) bool { return o.receipts.awaited(id) },
 			FailedTogether: func(topic string, n int) {
 				o.chores.compensation.kick()
 				if cfg.hooks.FailedTogether != nil {
@@ -61,8 +61,11 @@ const (
 	// claimBatch and settleBatch are rows per statement: large enough to make the statement's own cost small.
 	claimBatch  = 1000
 	settleBatch = 1000
-	// settleDelay is how long outcomes wait to be recorded together.
-	settleDelay = 3 * time.Millisecond
+	// settleDelay is how long outcomes wait to be recorded together. At 1,000 a second a statement for 20 instead of 3 takes
+	// a fifth off what a message costs PostgreSQL; a crash makes duplicates of as many more.
+	settleDelay = 20 * time.Millisecond
+	// awaitedDelay is the same while the next message of a key, or a caller, waits for one of them.
+	awaitedDelay = 3 * time.Millisecond
 )
 
 // Run relays until ctx ends: it sends what this process leased, claims what is due (shared with every other relay on the

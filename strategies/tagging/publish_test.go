@@ -295,6 +295,36 @@ func TestReceipt_tellsEachWaiterOfAnIDItsOutcome(t *testing.T) {
 	})
 }
 
+func TestReceipt_whoWaitsDoesNotWaitForOtherOutcomes(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
+		store := memstore.New()
+		p := single(t, store, membroker.New(membroker.WithLatency(10*time.Millisecond)))
+		publish := func(id string) *tagging.Receipt {
+			receipt, err := p.Publish(t.Context(), envelope(id))
+			require.NoError(t, err)
+			return receipt
+		}
+		began := time.Now()
+		_, err := publish("a").Wait(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, 10*time.Millisecond, time.Since(began), "the broker's time")
+
+		began = time.Now()
+		receipt := publish("b")
+		after(15 * time.Millisecond)
+		assert.Equal(t, reliable.Pending, statusOf(t, store, "b"), "nobody waits for it")
+		_, err = receipt.Wait(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, 15*time.Millisecond, time.Since(began), "the waiting began later than the outcome came")
+
+		publish("c")
+		after(29 * time.Millisecond)
+		assert.Equal(t, reliable.Pending, statusOf(t, store, "c"))
+		after(time.Millisecond)
+		assert.Equal(t, reliable.Confirmed, statusOf(t, store, "c"))
+	})
+}
+
 func TestReceipt_waitingEndsWithItsContextAndCanBeTakenUpAgain(t *testing.T) {
 	virtualtime.Test(t, func(t *testing.T) {
 		store, broker := memstore.New(), membroker.New(membroker.WithLatency(10*time.Second))

@@ -53,7 +53,11 @@ func (r *Receipt) Wait(ctx context.Context) ([]reliable.Status, error) {
 	if done == nil {
 		return r.result(), nil
 	}
-	if r.receipts.list(r) {
+	listed := r.receipts.list(r)
+	if relay := r.receipts.relay; relay != nil {
+		relay.Await()
+	}
+	if listed {
 		defer r.receipts.unlist(r)
 		r.lookUp(ctx) // they may have been settled before anybody listened
 	}
@@ -82,6 +86,12 @@ func (r *Receipt) settled() <-chan struct{} {
 		r.done = make(chan struct{})
 	}
 	return r.done
+}
+
+func (r *Receipt) isAwaited() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.done != nil
 }
 
 func (r *Receipt) result() []reliable.Status {
@@ -150,15 +160,16 @@ const lookUpBatch = 1000
 // receipts knows which messages somebody may be waiting for.
 type receipts struct {
 	inspector reliable.Inspector
+	relay     relay         // nil in a process that only stores
 	timeout   time.Duration // of one look-up
 
 	mu   sync.Mutex
 	byID map[reliable.ID]*place
 }
 
-func newReceipts(store reliable.Store, timeout time.Duration) *receipts {
+func newReceipts(store reliable.Store, relay relay, timeout time.Duration) *receipts {
 	inspector, _ := reliable.Ability[reliable.Inspector](store)
-	return &receipts{inspector: inspector, timeout: timeout, byID: make(map[reliable.ID]*place)}
+	return &receipts{inspector: inspector, relay: relay, timeout: timeout, byID: make(map[reliable.ID]*place)}
 }
 
 // open makes r the receipt of envelopes.
@@ -194,6 +205,18 @@ func (rs *receipts) list(r *Receipt) (added bool) {
 		rs.listLocked(&r.places[i])
 	}
 	return added
+}
+
+// awaited reports whether somebody waits for what becomes of a message.
+func (rs *receipts) awaited(id reliable.ID) bool {
+	rs.mu.Lock()
+	defer rs.mu.Unlock()
+	for p := rs.byID[id]; p != nil; p = p.next {
+		if p.receipt.isAwaited() {
+			return true
+		}
+	}
+	return false
 }
 
 // unlist takes a receipt out of the lists for which nobody waits any more.

@@ -77,7 +77,7 @@ func TestInTx_commitsBusinessAndMessagesTogetherAndSendsThemFromMemory(t *testin
 			assert.Empty(t, broker.Attempts(), "nothing is sent before the commit")
 			return err
 		}))
-		after(10 * time.Millisecond)
+		after(30 * time.Millisecond)
 		assert.Len(t, broker.Delivered("orders"), 2)
 		assert.Equal(t, began, broker.Attempts()[0].HandedOver, "right after COMMIT")
 		assert.Equal(t, reliable.Confirmed, statusOf(t, store, "a"))
@@ -179,7 +179,7 @@ func TestInTx_aCommitWhoseAnswerIsLostHandsNothingOver(t *testing.T) {
 
 		lose.Store(false)
 		require.NoError(t, tagging.InTx(t.Context(), p, nil, func(_ *memstore.Tx, out *tagging.Scope) error { return out.Send(envelope("next")) }))
-		after(10 * time.Millisecond)
+		after(30 * time.Millisecond)
 		assert.Len(t, broker.Delivered("orders"), 6, "there is room in memory")
 	})
 }

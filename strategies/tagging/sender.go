@@ -34,6 +34,7 @@ type relay interface {
 	Unreserve(n, size int)
 	Submit(attempts []reliable.Attempt, leasedAt time.Time, reservedN, reservedBytes int)
 	Kick()
+	Await()
 }
 
 // NewSender returns a Sender for a process that only stores: the relay of another process sends. Of the options only those
@@ -47,7 +48,7 @@ func NewSender(store reliable.Store, opts ...Option) (*Sender, error) {
 }
 
 func newSender(cfg config, store reliable.Store, relay relay) *Sender {
-	s := &Sender{cfg: cfg, store: store, relay: relay, receipts: newReceipts(store, cfg.storeTimeout)}
+	s := &Sender{cfg: cfg, store: store, relay: relay, receipts: newReceipts(store, relay, cfg.storeTimeout)}
 	s.transactor, _ = reliable.Ability[reliable.Transactor](store)
 	s.waker, _ = reliable.Ability[reliable.Waker](store)
 	s.portioned, _ = reliable.Ability[reliable.Portioned](store)

@@ -88,7 +88,7 @@ func TestPublish_aStatementThatHangsHoldsUpOthersForMillisecondsOnly(t *testing.
 	virtualtime.Test(t, func(t *testing.T) {
 		sender, log, first := besideFirst(t)
 		a, b := publishing(t.Context(), sender, envelope("a")), publishing(t.Context(), sender, envelope("b"))
-		after(10 * time.Millisecond)
+		after(30 * time.Millisecond)
 		assert.Equal(t, []string{"first", "a b"}, log.log())
 		log.gate <- struct{}{} // for either
 		log.gate <- struct{}{}

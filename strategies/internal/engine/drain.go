@@ -12,6 +12,7 @@ import (
 // and every outcome is recorded. After a single pass what is queued is still sent.
 func (e *Engine) drain(stopDispatch context.CancelFunc, dispatchers *sync.WaitGroup, sendQueued bool) error {
 	e.window.close()
+	e.settler.awaitAll()
 	ctx, cancel := context.WithTimeout(context.Background(), e.cfg.DrainTimeout)
 	defer cancel()
 

@@ -38,7 +38,8 @@ type Config struct {
 	CapacityBytes int
 	ClaimBatch    int
 	SettleBatch   int
-	SettleDelay   time.Duration // how long a batch that is not full waits for more
+	SettleDelay   time.Duration // how long a few outcomes wait for more of them
+	AwaitedDelay  time.Duration // the same, once they are many, or the next message of a key, or a caller, waits for one of them
 
 	Policy Policy
 	Hooks  Hooks
@@ -62,6 +63,8 @@ type Hooks struct {
 	Answered func(a *reliable.Attempt, c *reliable.Confirm, since time.Duration)
 	// Settled is called for each settlement that the store took.
 	Settled func(a *reliable.Attempt, s *reliable.Settlement, result reliable.SettleResult)
+	// Awaited reports whether a caller waits until the outcome of a message is recorded.
+	Awaited func(id reliable.ID) bool
 	// Held and Released are called when this process holds a topic, and when it releases one.
 	Held     func(hold reliable.Hold)
 	Released func(topic string)
@@ -145,6 +148,9 @@ func (e *Engine) run(ctx context.Context, once bool) (Report, error) {
 
 	e.join()
 	e.settler.reset()
+	if once {
+		e.settler.awaitAll()
+	}
 	e.sweeping.Store(once)
 	e.unreachable.Store(false) // until shown otherwise: what an earlier run found may long be over
 	e.window.open(once)
@@ -192,6 +198,9 @@ func (e *Engine) join() {
 		joiner.Join(mover)
 	}
 }
+
+// Await tells the engine that a caller began to wait for an outcome, of which [Hooks].Awaited knows by now.
+func (e *Engine) Await() { e.settler.awaitOne() }
 
 // Kick makes the relay look for due rows now.
 func (e *Engine) Kick() { signal(e.claimKick) }

@@ -287,7 +287,7 @@ func (s *stage) actor(name string) *actor {
 	a.Engine = New(Config{
 		Store: &mortal{Store: s.store, actor: a}, Publisher: a.conn, Confirms: a.conn, Logger: slog.New(slog.DiscardHandler), Worker: name,
 		Lease: 10 * time.Second, ConfirmWait: 2 * time.Second, PollInterval: time.Second, DrainTimeout: 5 * time.Second, StoreTimeout: time.Second,
-		Window: 4, Capacity: 8, CapacityBytes: 1 << 20, ClaimBatch: 8, SettleBatch: 8, SettleDelay: time.Millisecond,
+		Window: 4, Capacity: 8, CapacityBytes: 1 << 20, ClaimBatch: 8, SettleBatch: 8, SettleDelay: time.Millisecond, AwaitedDelay: time.Millisecond,
 		Policy: Policy{MaxFailures: 3, MinFailing: 10 * time.Second, Retry: exact(time.Second, 8*time.Second), Again: exact(500*time.Millisecond, 4*time.Second)},
 		Hooks: Hooks{
 			Answered: func(at *reliable.Attempt, c *reliable.Confirm, _ time.Duration) {

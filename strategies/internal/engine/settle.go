@@ -11,44 +11,54 @@ import (
 	"github.com/waybillmq/waybill/reliable"
 )
 
-// settling is an outcome on its way to the store.
-type settling struct {
-	entry      *entry
-	settlement reliable.Settlement
-	failures   int // times the store refused it while it took others
-}
-
 // maxSettleFailures is how often a settlement is tried alone, beside others that succeed, before it is given up: its lease
 // then runs out, and the envelope is sent again.
 const maxSettleFailures = 5
 
-// maxSettleDelay is the longest that outcomes wait for more of them.
-const maxSettleDelay = 20 * time.Millisecond
+// worthAStatement is how many outcomes cost the store hardly less each if more of them share a statement.
+const worthAStatement = 64
 
 // settler records outcomes in batches. What waits here is bounded by the window, whose places are freed only when an
 // outcome is recorded.
 type settler struct {
 	e *Engine
 
-	mu     sync.Mutex
-	queue  []settling
-	open   int // added and not recorded yet
-	counts Report
-	keys   bool // a message with a key was settled: what waited behind it may be due
+	mu      sync.Mutex
+	waiting outcomes
+	open    int // added and not recorded yet
+	counts  Report
+	keys    bool // a message with a key was settled: what waited behind it may be due
+	awaited bool // somebody waits until everything is recorded
 
+	ended   time.Time     // when the last batch was recorded or refused; only the loop uses it
 	took    time.Duration // by the last batch; only the loop uses it
-	arrived chan struct{}
-	hurry   chan struct{} // do not wait for fuller batches
+	changed chan struct{} // how long to wait for more may be another now
 }
 
 func newSettler(e *Engine) *settler {
-	return &settler{e: e, arrived: make(chan struct{}, 1), hurry: make(chan struct{}, 1)}
+	return &settler{e: e, changed: make(chan struct{}, 1)}
 }
 
 func (s *settler) reset() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.queue, s.open, s.counts, s.keys = nil, 0, Report{}, false
+	s.waiting, s.open, s.counts, s.keys, s.awaited = outcomes{}, 0, Report{}, false, false
+}
+
+// awaitAll says that somebody waits, from now on, until everything is recorded.
+func (s *settler) awaitAll() {
+	s.mu.Lock()
+	s.awaited = true
+	s.mu.Unlock()
+	signal(s.changed)
+}
+
+// awaitOne says that somebody began to wait for an outcome that may be here.
+func (s *settler) awaitOne() {
+	s.mu.Lock()
+	s.waiting.awaited = len(s.waiting.list) > 0
+	s.mu.Unlock()
+	signal(s.changed)
 }
 
 // idle reports whether every outcome is recorded. When the last one is, those who wait for the window are woken.
@@ -66,21 +76,60 @@ func (s *settler) addAll(batch []settling) {
 	if len(batch) == 0 {
 		return
 	}
+	awaited := s.anyAwaited(batch)
 	s.mu.Lock()
-	s.queue = append(s.queue, batch...)
+	before := len(s.waiting.list)
+	s.waiting.add(batch, awaited)
 	s.open += len(batch)
-	// While nothing is on its way to an outcome, there is nothing that the next message of a key should wait for.
-	enough := len(s.queue) >= s.e.cfg.SettleBatch || s.e.window.resting() && slices.ContainsFunc(s.queue, freesKey)
+	matters := before == 0 || before < worthAStatement && len(s.waiting.list) >= worthAStatement ||
+		s.awaited || s.waiting.awaited || s.enough()
 	s.mu.Unlock()
-	signal(s.arrived)
-	if enough {
-		signal(s.hurry)
+	if matters {
+		signal(s.changed)
 	}
 }
 
-// freesKey reports whether the next message of a key may go once this is recorded.
-func freesKey(one settling) bool {
-	return one.settlement.Key != "" && one.settlement.To != reliable.Pending
+// anyAwaited reports whether the next message of a key, or a caller, waits until one of these is recorded.
+func (s *settler) anyAwaited(batch []settling) bool {
+	asked := s.e.cfg.Hooks.Awaited
+	for i := range batch {
+		if freesKey(&batch[i]) || asked != nil && asked(batch[i].settlement.ID) {
+			return true
+		}
+	}
+	return false
+}
+
+// enough reports whether what waits fills a batch, or so much of the window that others may wait for its places. It needs mu.
+func (s *settler) enough() bool {
+	w, cfg := &s.waiting, &s.e.cfg
+	return len(w.list) >= min(cfg.SettleBatch, max(1, cfg.Capacity/4)) || w.size > 0 && w.size >= cfg.CapacityBytes/4
+}
+
+// patience is for how long the outcomes that wait should wait for more of them; some is false if there is none.
+func (s *settler) patience() (wait time.Duration, some bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	w := &s.waiting
+	if len(w.list) == 0 {
+		return 0, false
+	}
+	awaited := s.awaited || w.awaited
+	// While nothing is on its way to an outcome, there is nothing that those who wait should wait for.
+	if s.enough() || awaited && s.e.window.resting() {
+		return 0, true
+	}
+	delay := s.e.cfg.SettleDelay
+	if awaited || len(w.list) >= worthAStatement {
+		// Twice as long as the last batch took: outcomes then cost the store at most a third of its time, and a slow one gets
+		// fewer and fuller statements.
+		delay = min(delay, max(s.e.cfg.AwaitedDelay, 2*s.took))
+	}
+	since := w.since
+	if s.ended.After(since) {
+		since = s.ended
+	}
+	return time.Until(since.Add(delay)), true
 }
 
 func (s *settler) report() Report {
@@ -104,16 +153,16 @@ func (s *settler) releasedKeys() bool {
 	return released
 }
 
-// next takes up to a batch off the queue.
 func (s *settler) next(into []settling) []settling {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	n := min(len(s.queue), s.e.cfg.SettleBatch)
-	into = append(into, s.queue[:n]...)
-	rest := copy(s.queue, s.queue[n:])
-	clear(s.queue[rest:])
-	s.queue = s.queue[:rest]
-	return into
+	return s.waiting.next(into, s.e.cfg.SettleBatch)
+}
+
+func (s *settler) putBack(left []settling) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.waiting.putBack(left)
 }
 
 // loop records outcomes until ctx ends. What cannot be recorded is kept and tried again, for as long as that takes.
@@ -127,7 +176,8 @@ func (s *settler) loop(ctx context.Context) {
 		batch = s.next(batch[:0])
 		began := time.Now()
 		left := s.settle(ctx, batch)
-		s.took = time.Since(began)
+		s.ended = time.Now()
+		s.took = s.ended.Sub(began)
 		if len(left) == 0 {
 			failures = 0
 			continue
@@ -144,40 +194,25 @@ func (s *settler) loop(ctx context.Context) {
 	}
 }
 
-// await waits for outcomes and, unless a full batch is there or a key waits for them, a moment for more.
+// await waits for outcomes, and for more of them as long as that is worth it. It returns false when ctx ends.
 func (s *settler) await(ctx context.Context) bool {
 	for {
-		s.mu.Lock()
-		n := len(s.queue)
-		s.mu.Unlock()
-		if n >= s.e.cfg.SettleBatch {
+		wait, some := s.patience()
+		if some && wait <= 0 {
 			return ctx.Err() == nil
 		}
-		if n > 0 {
-			// Twice as long as the last batch took: outcomes then cost the store at most a third of its time, and a slow one gets
-			// fewer and fuller statements.
-			timer := time.NewTimer(max(s.e.cfg.SettleDelay, min(2*s.took, maxSettleDelay)))
-			select {
-			case <-timer.C:
-			case <-s.hurry:
-			case <-ctx.Done():
-			}
-			timer.Stop()
-			return ctx.Err() == nil
+		if !some {
+			wait = time.Hour // the first to come changes that
 		}
+		timer := time.NewTimer(wait)
 		select {
-		case <-s.arrived:
+		case <-timer.C:
+		case <-s.changed:
 		case <-ctx.Done():
 			return false
 		}
+		timer.Stop()
 	}
-}
-
-// putBack keeps what could not be recorded at the front of the queue.
-func (s *settler) putBack(left []settling) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.queue = slices.Concat(left, s.queue)
 }
 
 // settle records a batch and returns what could not be recorded. A batch that the store refuses is split, so that one bad
@@ -275,7 +310,7 @@ func (s *settler) recorded(batch []settling, results []reliable.SettleResult) {
 	s.mu.Lock()
 	for i := range batch {
 		entries[i] = batch[i].entry
-		keyed = keyed || freesKey(batch[i])
+		keyed = keyed || freesKey(&batch[i])
 		s.counts.count(&batch[i].settlement)
 	}
 	s.keys = s.keys || keyed

@@ -68,7 +68,8 @@ func settlingWith(t *testing.T, store *settleStore, batch int) *Engine {
 	t.Helper()
 	store.settled = make(map[string]int) // before anything runs
 	e := New(Config{
-		Store: store, Logger: slog.New(slog.DiscardHandler), StoreTimeout: time.Second, SettleBatch: batch, SettleDelay: 10 * time.Millisecond,
+		Store: store, Logger: slog.New(slog.DiscardHandler), StoreTimeout: time.Second, SettleBatch: batch,
+		SettleDelay: 30 * time.Millisecond, AwaitedDelay: 10 * time.Millisecond,
 		Window: 10_000, Capacity: 10_000, CapacityBytes: 1 << 30,
 	})
 	e.window.open(false)
@@ -126,9 +127,9 @@ func TestSettler_outcomesOfAMomentShareAStatement(t *testing.T) {
 		store := &settleStore{}
 		e := settlingWith(t, store, 100)
 		settleAll(e, "a", "b")
-		after(5 * time.Millisecond)
+		after(20 * time.Millisecond)
 		settleAll(e, "c")
-		after(4 * time.Millisecond)
+		after(9 * time.Millisecond)
 		assert.Empty(t, store.calls(), "it waits a moment for more")
 		after(time.Millisecond)
 		synctest.Wait()
@@ -163,10 +164,102 @@ func TestSettler_aKeyDoesNotWaitForMoreWhileNothingIsUnderWay(t *testing.T) {
 		assert.Equal(t, began.Add(8*time.Millisecond), time.Now())
 
 		settleAll(e, "d")
-		after(9 * time.Millisecond)
+		after(29 * time.Millisecond)
 		assert.Len(t, store.calls(), 2, "no key waits for this one")
 		after(time.Millisecond)
 		assertAllFree(t, e)
+	})
+}
+
+func TestSettler_aKeyWaitsLessForMoreThanOthers(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
+		store := &settleStore{}
+		e := settlingWith(t, store, 100)
+		hand(e, "stays")
+		settleAll(e, "a")
+		after(5 * time.Millisecond)
+		answer(e, hand(e, "b"), "k")
+		after(4 * time.Millisecond)
+		settleAll(e, "c")
+		assert.Empty(t, store.calls())
+		after(time.Millisecond)
+		assert.Equal(t, [][]string{{"a", "b", "c"}}, store.calls(), "counted from the oldest")
+
+		settleAll(e, "d")
+		after(29 * time.Millisecond)
+		answer(e, hand(e, "e"), "k")
+		synctest.Wait()
+		assert.Equal(t, []string{"d", "e"}, store.calls()[1], "the others have waited longer than that")
+	})
+}
+
+func TestSettler_manyWaitNoLongerThanTheStoreNeeds(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
+		store := &settleStore{}
+		e := settlingWith(t, store, 1000)
+		settleAll(e, named(worthAStatement-1)...)
+		after(15 * time.Millisecond)
+		assert.Empty(t, store.calls())
+		settleAll(e, "one more")
+		synctest.Wait()
+		assert.Len(t, store.calls(), 1)
+	})
+}
+
+func TestSettler_whatComesDuringAStatementWaitsFromItsEnd(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
+		const slow = 8 * time.Millisecond
+		store := &settleStore{answer: func(context.Context, []string) error { time.Sleep(slow); return nil }}
+		e := settlingWith(t, store, 100)
+		settleAll(e, "a")
+		after(30 * time.Millisecond)
+		settleAll(e, "b")
+		after(slow + 29*time.Millisecond)
+		assert.Len(t, store.calls(), 1)
+		after(time.Millisecond)
+		assert.Len(t, store.calls(), 2)
+	})
+}
+
+func TestSettler_aSlowStoreGetsFewerStatementsForKeys(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
+		const slow = 8 * time.Millisecond
+		store := &settleStore{answer: func(context.Context, []string) error { time.Sleep(slow); return nil }}
+		e := settlingWith(t, store, 100)
+		hand(e, "stays")
+		answer(e, hand(e, "a"), "k")
+		after(10*time.Millisecond + slow)
+		answer(e, hand(e, "b"), "k")
+		after(2*slow - time.Millisecond)
+		assert.Len(t, store.calls(), 1)
+		after(time.Millisecond)
+		assert.Len(t, store.calls(), 2)
+	})
+}
+
+func TestSettler_doesNotKeepRoomThatOthersWaitFor(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
+		store := &settleStore{}
+		e := settlingWith(t, store, 100)
+		e.cfg.Capacity = 12
+		began := time.Now()
+		settleAll(e, "a", "b")
+		synctest.Wait()
+		assert.Empty(t, store.calls())
+		settleAll(e, "c")
+		synctest.Wait()
+		assert.Equal(t, [][]string{{"a", "b", "c"}}, store.calls(), "a quarter of the places")
+
+		e.cfg.CapacityBytes = 400
+		large := hand(e, "large")
+		large.size = 101
+		answer(e, large, "")
+		synctest.Wait()
+		assert.Equal(t, []string{"large"}, store.calls()[1], "a quarter of the bytes")
+		assert.Equal(t, began, time.Now())
+		settleAll(e, "small")
+		synctest.Wait()
+		assert.Len(t, store.calls(), 2, "that room is free again")
 	})
 }
 
@@ -331,5 +424,39 @@ func TestSettler_forgetsTheSuspicionOfWhatIsSettledForGood(t *testing.T) {
 		after(time.Second)
 		assert.False(t, e.suspect.is("a"))
 		assert.True(t, e.suspect.is("b"), "an attempt that is to be made again stays under suspicion")
+	})
+}
+
+func TestSettler_aCallerWhoWaitsIsServedLikeAKey(t *testing.T) {
+	virtualtime.Test(t, func(t *testing.T) {
+		store := &settleStore{}
+		e := settlingWith(t, store, 100)
+		e.cfg.Hooks.Awaited = func(id reliable.ID) bool { return id == "awaited" }
+		began := time.Now()
+		settleAll(e, "awaited")
+		synctest.Wait()
+		assert.Equal(t, [][]string{{"awaited"}}, store.calls(), "nothing is under way that could go with it")
+		settleAll(e, "a")
+		synctest.Wait()
+		assert.Len(t, store.calls(), 1)
+		e.Await()
+		synctest.Wait()
+		assert.Equal(t, []string{"a"}, store.calls()[1], "somebody began to wait when it was here")
+		assert.Equal(t, began, time.Now())
+
+		e.Await() // for what is not here
+		settleAll(e, "b")
+		hand(e, "stays")
+		after(29 * time.Millisecond)
+		assert.Len(t, store.calls(), 2, "nobody waits for this one")
+		settleAll(e, "c")
+		after(time.Millisecond)
+		assert.Equal(t, []string{"b", "c"}, store.calls()[2])
+		settleAll(e, "d")
+		e.settler.awaitAll()
+		after(9 * time.Millisecond)
+		assert.Len(t, store.calls(), 3)
+		after(time.Millisecond)
+		assert.Equal(t, []string{"d"}, store.calls()[3], "the end of a drain is awaited")
 	})
 }
