@@ -53,6 +53,7 @@ func single(t *testing.T, store *memstore.Store, broker *membroker.Broker, opts 
 		p.cancel()
 		_ = <-p.done
 		_ = broker.Close()
+		after(10 * time.Millisecond) // a writer may be gathering still, for callers that will not come back
 	})
 	synctest.Wait()
 	return p

@@ -160,6 +160,7 @@ func TestPublish_callersThatComeBackShareOneStatement(t *testing.T) {
 					}
 					cancel()
 					require.NoError(t, <-ran)
+					after(10 * time.Millisecond) // a writer may be gathering still, for callers that will not come back
 				})
 			})
 		}
