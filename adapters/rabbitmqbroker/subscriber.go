@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ThreeDotsLabs/watermill/message"
@@ -224,10 +225,12 @@ func (s *Subscriber) onConnection(ctx context.Context, f func(*connection) error
 
 func (s *Subscriber) bounded(ctx context.Context, conn *connection, f func(*connection) error) error {
 	answer, silent := make(chan error, 1), make(chan struct{})
+	var overdue atomic.Bool
 	// It is retired even if nobody waits for f any more.
 	limit := time.AfterFunc(s.setUpTimeout, func() {
-		close(silent)
+		overdue.Store(true) // before f can fail because of what comes next
 		s.connector.retire(conn)
+		close(silent) // whoever is told may try again at once, and must not find the same connection
 	})
 	if !s.begin(func() {
 		defer limit.Stop()
@@ -238,7 +241,7 @@ func (s *Subscriber) bounded(ctx context.Context, conn *connection, f func(*conn
 	}
 	select {
 	case err := <-answer:
-		if err != nil && isDone(silent) {
+		if err != nil && overdue.Load() {
 			return errSilent
 		}
 		return err
