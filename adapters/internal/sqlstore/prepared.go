@@ -17,7 +17,7 @@ import (
 
 // preparedRows are the numbers of rows whose INSERT stays prepared: few, because a server keeps each of them for each
 // connection, and near one another, because what exceeds one waits for the next statement.
-var preparedRows = [...]int{1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64}
+var preparedRows = [...]int{1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128}
 
 // portion is the largest of preparedRows that is at most n.
 func portion(n int) int {
@@ -32,7 +32,7 @@ func portion(n int) int {
 
 // Portion returns how many of n envelopes are best stored by one Enqueue; see [reliable.Portioned].
 func (s *Store) Portion(n int) int {
-	if s.prepared == nil || s.dialect.Pieces || n > preparedRows[len(preparedRows)-1] {
+	if s.prepared == nil || s.dialect.Pieces || n >= 2*preparedRows[len(preparedRows)-1] {
 		return n
 	}
 	return max(1, portion(n))

@@ -95,17 +95,19 @@ func TestPrepared_keepsFewTextsThatLieClose(t *testing.T) {
 	st := NewWriter("p_", "`").Statement("INSERT INTO {outbox} VALUES [[(?)]]")
 	require.Equal(t, "INSERT INTO `p_outbox` VALUES (?), (?), (?)", p.text(st, 3))
 	require.Empty(t, p.text(st, 5))
-	require.Empty(t, p.text(st, 65))
+	require.Empty(t, p.text(st, 129))
 	require.Empty(t, (*Prepared)(nil).text(st, 1))
-	for n := 1; n <= 64; n++ {
+	for n := 1; n <= 128; n++ {
 		require.LessOrEqual(t, portion(n), n)
 		require.GreaterOrEqual(t, portion(n)*3, n*2, "a third stays behind at most")
 		require.Equal(t, portion(n) == n, p.text(st, n) != "", "%d rows", n)
 	}
-	require.LessOrEqual(t, len(p.texts), 12)
+	require.LessOrEqual(t, len(p.texts), 14)
 	none, some := &Store{}, &Store{prepared: p}
 	require.Equal(t, []int{5, 100}, []int{none.Portion(5), none.Portion(100)})
-	require.Equal(t, []int{1, 4, 64, 65}, []int{some.Portion(1), some.Portion(5), some.Portion(64), some.Portion(65)})
+	for n, best := range map[int]int{1: 1, 5: 4, 64: 64, 65: 64, 100: 96, 128: 128, 129: 128, 255: 128, 256: 256, 500: 500} {
+		require.Equal(t, best, some.Portion(n), "of %d", n)
+	}
 }
 
 func TestPieces_makeUpAnyNumberOfRowsOfWhatIsKeptPrepared(t *testing.T) {
