@@ -63,9 +63,9 @@ type account struct {
 	stuck int
 }
 
-// TestSoakFaults counts what each library loses, and what it sends more than once. Waybill may lose nothing, need no help,
+// TestSoakPeersMeetFaults counts what each library loses, and what it sends more than once. Waybill may lose nothing, need no help,
 // and send nothing twice where the broker was well; of the others it is told.
-func TestSoakFaults(t *testing.T) {
+func TestSoakPeersMeetFaults(t *testing.T) {
 	for _, c := range []contender{waybill, watermillForwarder, oagudoReader, oagudoOptimistic, riverJobs, bare} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
