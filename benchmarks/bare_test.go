@@ -117,11 +117,17 @@ func bareStore(b *testing.B, d database, db *sql.DB, n int) float64 {
 // empty makes the outbox as if it were new, so that neither side of a pair pays for the rows of the other.
 func empty(b *testing.B, d database, db *sql.DB) {
 	b.Helper()
-	statement := "TRUNCATE TABLE waybill_outbox"
+	emptyOf(b, d, db, "waybill_outbox")
+}
+
+// emptyOf empties a table.
+func emptyOf(b *testing.B, d database, db *sql.DB, table string) {
+	b.Helper()
+	statement := "TRUNCATE TABLE "
 	if d.name == sqlite.name {
-		statement = "DELETE FROM waybill_outbox"
+		statement = "DELETE FROM "
 	}
-	_, err := db.Exec(statement)
+	_, err := db.Exec(statement + table)
 	require.NoError(b, err)
 }
 

@@ -18,8 +18,8 @@ import (
 // ledger and not in the broker: a partition each.
 func kafkaWithChecks(b *testing.B, place *testenv.KafkaPlace) checked {
 	b.Helper()
-	to, checks := kafka(b, place), emptyTopic(b, place)
-	return checked{to, nil, checks, func() int { return recordsOn(b, place, checks) }}
+	checks := emptyTopic(b, place)
+	return checksOnTopic(kafka(b, place), checks, func() int { return recordsOn(b, place, checks) })
 }
 
 // bareKafkaChecked produces checks and messages by one client, which puts both into a request where it can: that is faster

@@ -42,7 +42,8 @@ func rabbitWithChecks(b *testing.B) checkedRabbit {
 	}
 	closeBroker := to.close
 	to.close = func() { require.NoError(b, later.Close()); closeBroker() }
-	c := checkedRabbit{checked{to, later, delayedcheck.DefaultCheckTopic, nil}, url}
+	c := checkedRabbit{checked{broker: to, later: later, checkTopic: delayedcheck.DefaultCheckTopic}, url}
+	c.empty = c.purge
 	c.waiting = func() (n int) {
 		for shard := range delayShards {
 			c.onChannel(b, func(channel *amqp.Channel) { n += checksIn(b, channel, delayQueue(shard)) })
@@ -83,8 +84,8 @@ func (c checkedRabbit) onChannel(b *testing.B, do func(channel *amqp.Channel)) {
 	do(channel)
 }
 
-// empty takes out what earlier runs left, so that neither side of a pair pays for the messages of the other.
-func (c checkedRabbit) empty(b *testing.B) {
+// purge empties all queues.
+func (c checkedRabbit) purge(b *testing.B) {
 	b.Helper()
 	c.onChannel(b, func(channel *amqp.Channel) {
 		_, err := channel.QueuePurge(topic, false)

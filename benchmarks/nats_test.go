@@ -85,15 +85,21 @@ func bareNATS(b *testing.B, server *embedded.Server) float64 {
 
 func publishRawNATS(b *testing.B, server *embedded.Server) float64 {
 	b.Helper()
+	to := onNATS(b, server)
+	defer to.close()
+	rate := publishRaw(b, to, rawNATS)
+	require.Equal(b, rawNATS, to.stored())
+	return rate
+}
+
+// onNATS is a broker with an empty stream.
+func onNATS(b *testing.B, server *embedded.Server) broker {
+	b.Helper()
 	name, stored, end := emptyStream(b, server)
-	defer end()
 	n, err := natsbroker.New(natsbroker.Config{URL: server.URL()}, natsbroker.WithWindow(window))
 	require.NoError(b, err)
-	defer func() { require.NoError(b, n.Close()) }()
 	require.NoError(b, n.Ping(context.Background()))
-	rate := publishRaw(b, broker{name, n, n, stored, func() {}}, rawNATS)
-	require.Equal(b, rawNATS, stored())
-	return rate
+	return broker{name, n, n, stored, func() { require.NoError(b, n.Close()); end() }}
 }
 
 func BenchmarkPublishNATS(b *testing.B) {

@@ -19,12 +19,12 @@ import (
 	"github.com/waybillmq/waybill/strategies/tagging"
 )
 
-// shop makes business transactions of one row, many at a time, with RabbitMQ beside.
+// shop makes business transactions of one row, many at a time, with a broker beside.
 type shop struct {
 	d          database
 	db         *sql.DB
 	store      reliable.Store
-	to         checkedRabbit
+	to         checked
 	goroutines int
 	insert     string
 }
@@ -44,16 +44,25 @@ func (s sold) metrics() map[string]float64 {
 	return metrics
 }
 
-// openShop makes a shop with as many connections to its database as transactions at a time, and some for the relay.
+// openShop makes a shop beside RabbitMQ.
 func openShop(b *testing.B, d database, goroutines int) shop {
 	b.Helper()
+	return openShopBeside(b, d, goroutines, rabbitWithChecks(b).checked)
+}
+
+// openShopBeside makes a shop with as many connections to its database as transactions at a time, and some for the relay.
+// SQLite's store knows itself how many it needs.
+func openShopBeside(b *testing.B, d database, goroutines int, to checked) shop {
+	b.Helper()
 	db, store := d.open(b)
-	db.SetMaxOpenConns(goroutines + 8)
-	db.SetMaxIdleConns(goroutines + 8)
 	_, err := db.Exec("CREATE TABLE business (id VARCHAR(64) PRIMARY KEY)")
 	require.NoError(b, err)
-	connect(b, db, goroutines+8)
-	return shop{d, db, store, rabbitWithChecks(b), goroutines, "INSERT INTO business (id) VALUES (" + d.placeholder(1) + ")"}
+	if d.name != sqlite.name {
+		db.SetMaxOpenConns(goroutines + 8)
+		db.SetMaxIdleConns(goroutines + 8)
+		connect(b, db, goroutines+8)
+	}
+	return shop{d, db, store, to, goroutines, "INSERT INTO business (id) VALUES (" + d.placeholder(1) + ")"}
 }
 
 // connect has a pool make its connections, which takes a server longer than a transaction.
@@ -73,10 +82,8 @@ func connect(b *testing.B, db *sql.DB, connections int) {
 // empty makes everything as if it were new.
 func (s shop) empty(b *testing.B) {
 	b.Helper()
-	empty(b, s.d, s.db)
-	for _, table := range []string{"business", "waybill_marker"} {
-		_, err := s.db.Exec("TRUNCATE TABLE " + table)
-		require.NoError(b, err)
+	for _, table := range []string{"waybill_outbox", "business", "waybill_marker"} {
+		emptyOf(b, s.d, s.db, table)
 	}
 	s.to.empty(b)
 }
@@ -101,7 +108,7 @@ func (s shop) place(ctx context.Context, tx *sql.Tx, send func(...reliable.Envel
 	if _, err := tx.ExecContext(ctx, s.insert, string(id)); err != nil {
 		return err
 	}
-	return send(reliable.Envelope{ID: id, Topic: topic, Payload: make([]byte, payloadBytes)})
+	return send(reliable.Envelope{ID: id, Topic: s.to.topic, Payload: make([]byte, payloadBytes)})
 }
 
 // tagging makes them with a message each, until the outbox has recorded the last confirm.
